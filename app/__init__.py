@@ -1,0 +1,1 @@
+"""Boatload: a self-hosted batch-upload service."""

@@ -1,0 +1,5 @@
+"""`python -m app` is `boatload`."""
+
+from app.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""HTTP, version 1: parse, call one service, shape the answer."""

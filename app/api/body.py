@@ -1,0 +1,35 @@
+"""JSON bodies, read with a bound and validated in one go."""
+
+from typing import TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel
+
+from app.domain.errors import RequestTooLargeError, UnsupportedMediaTypeError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+async def read_json(request: Request, model: type[Model], *, max_bytes: int = 64 * 1024) -> Model:
+    """Return the body as `model`; no body counts as `{}`.
+
+    Raises RequestTooLargeError past `max_bytes`, UnsupportedMediaTypeError for what is not JSON, and pydantic's
+    ValidationError, which is answered 422.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise RequestTooLargeError(f"The body is over {max_bytes} bytes.", max_request_bytes=max_bytes)
+    if not body:
+        return model()
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
+        raise UnsupportedMediaTypeError("Send the body as application/json.")
+    return model.model_validate_json(bytes(body))
+
+
+def describe_body(model: type[BaseModel]) -> dict[str, object]:
+    """Return what OpenAPI is to say of a body that `read_json` reads."""
+    schema = model.model_json_schema()
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": False}}

@@ -1,0 +1,73 @@
+"""What every handler starts from: the services, the owner, and ids out of paths."""
+
+from dataclasses import dataclass
+from typing import Annotated, Final
+from uuid import UUID
+
+from fastapi import Depends, Path, Query, Request, Response
+
+from app.api.cursors import Cursors
+from app.bootstrap import Services
+from app.domain.errors import NotFoundError
+from app.domain.ids import LOCAL_OWNER
+from app.domain.limits import PAGE_DEFAULT, PAGE_MAX
+
+JSON: Final = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One request's view of the service."""
+
+    services: Services
+    cursors: Cursors
+    owner: UUID
+
+
+def _context(request: Request) -> Context:
+    services: Services = request.app.state.services
+    return Context(services=services, cursors=request.app.state.cursors, owner=LOCAL_OWNER)
+
+
+def _identity(text: str) -> UUID:
+    """Return the id, or raise NotFoundError: what is no id is not there."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFoundError from None
+
+
+def _batch_id(batch_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+    return _identity(batch_id)
+
+
+def _upload_id(upload_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+    return _identity(upload_id)
+
+
+Ctx = Annotated[Context, Depends(_context)]
+BatchId = Annotated[UUID, Depends(_batch_id)]
+UploadId = Annotated[UUID, Depends(_upload_id)]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX, description="Most items on the page.")]
+Cursor = Annotated[str | None, Query(max_length=200, description="From the page before.")]
+DEFAULT_LIMIT: Final = PAGE_DEFAULT
+
+
+def tagged(body: bytes, version: int, request: Request, status: int = 200, **headers: str) -> Response:
+    """Return a JSON answer with its ETag, or 304 where `If-None-Match` has it already (RFC 9110 §13.1.2)."""
+    etag = f'"{version}"'
+    known = request.headers.get("if-none-match", "") if request.method in {"GET", "HEAD"} else ""
+    tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
+    fields = {"ETag": etag, "Cache-Control": "private, no-cache"} | headers
+    if etag in tags or "*" in tags:
+        return Response(status_code=304, headers=fields)
+    return Response(body, status, fields, JSON)
+
+
+def page(body: bytes, request: Request, next_cursor: str | None) -> Response:
+    """Return a page of a list, with the `Link` to the next one (RFC 8288)."""
+    headers = {"Cache-Control": "private, no-cache"}
+    if next_cursor:
+        url = request.url.include_query_params(cursor=next_cursor)
+        headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
+    return Response(body, 200, headers, JSON)

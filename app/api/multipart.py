@@ -1,0 +1,202 @@
+"""multipart/form-data (RFC 7578) as calls on a Reception, strictly.
+
+python-multipart finds the boundaries; what it lets pass is refused here: a body that does not end, junk before or
+behind the parts, parts without a name, doubled or extended file names, encodings.
+"""
+
+import re
+from typing import Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.domain.errors import (
+    FieldTooLargeError,
+    MalformedMultipartError,
+    NoFilesError,
+    TooManyPartsError,
+    TruncatedMultipartError,
+    UnsupportedMediaTypeError,
+)
+from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_FIELD_BYTES
+from app.ingest.receive import Reception
+
+_MAX_BOUNDARY: Final = 70
+_MAX_HEADERS: Final = 8
+_MAX_HEADER_BYTES: Final = 4096
+_USUAL: Final = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?')
+_PARAMETER: Final = re.compile(rb'\s*;\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)', re.DOTALL)
+_PLAIN_ENCODINGS: Final = frozenset({b"7bit", b"8bit", b"binary"})
+_MEDIA_TYPE: Final = re.compile(rb"[\x20-\x7e]+")
+
+
+def boundary_of(content_type: str | None, content_encoding: str | None) -> bytes:
+    """Return the boundary that the request's headers name.
+
+    Raises UnsupportedMediaTypeError for anything but a plain multipart/form-data, MalformedMultipartError for a
+    boundary that is missing, empty or over 70 characters (RFC 2046 §5.1.1).
+    """
+    if content_encoding and content_encoding.strip().lower() != "identity":
+        raise UnsupportedMediaTypeError("Send the body as it is, without Content-Encoding.")
+    media_type, parameters = parse_options_header(content_type)
+    if media_type != b"multipart/form-data":
+        raise UnsupportedMediaTypeError("Send the files as multipart/form-data.")
+    boundary = parameters.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _MAX_BOUNDARY:
+        raise MalformedMultipartError("The Content-Type has no boundary of 1 to 70 characters.")
+    return boundary
+
+
+class MultipartBody:
+    """One body. `feed` its bytes in order, then `finish`. Blocks in what the reception does."""
+
+    def __init__(self, boundary: bytes, reception: Reception, *, max_parts: int) -> None:
+        self._reception: Final = reception
+        self._max_parts: Final = max_parts
+        self._opening: Final = b"--" + boundary
+        self._closing: Final = b"\r\n--" + boundary + b"--"
+        self._head = b""
+        self._tail = b""
+        self._ended = False
+        self._epilogue = b""
+        self._parts = 0
+        self._name = b""
+        self._value = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._field: tuple[str, list[bytes]] | None = None
+        self._parser: Final = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": self._header_field,
+                "on_header_value": self._header_value,
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._part_data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+            max_header_count=_MAX_HEADERS,
+            max_header_size=_MAX_HEADER_BYTES,
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises whatever is wrong with them; nothing may be fed after that."""
+        if self._ended:
+            self._pass_over(data)
+            return
+        if len(self._head) < len(self._opening) + 2:
+            self._check_opening(data)
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise MalformedMultipartError(f"The body is not well-formed multipart: {error}.") from error
+        if self._ended:
+            recent = self._tail + data
+            self._pass_over(recent[recent.find(self._closing) + len(self._closing) :] if self._parts else b"")
+        self._tail = (self._tail + data[-len(self._closing) :])[-len(self._closing) :]
+
+    def finish(self) -> None:
+        """End. Raises TruncatedMultipartError without a closing boundary, NoFilesError for no body at all."""
+        if not self._head:
+            raise NoFilesError("The body is empty.")
+        if not self._ended:
+            raise TruncatedMultipartError(
+                "The body ends before its closing boundary. Send again what is not among the results."
+            )
+
+    def _check_opening(self, data: bytes) -> None:
+        """Refuse a preamble: RFC 2046 allows one, no client sends one, and smugglers love it."""
+        self._head = (self._head + data)[: len(self._opening) + 2]
+        start = self._head.removeprefix(b"\r\n") if self._head != b"\r" else b""
+        if not self._opening.startswith(start[: len(self._opening)]):
+            raise MalformedMultipartError("The body does not begin with the boundary that its Content-Type names.")
+
+    def _pass_over(self, data: bytes) -> None:
+        self._epilogue = (self._epilogue + data)[:3]
+        if not b"\r\n".startswith(self._epilogue):
+            raise MalformedMultipartError("There are bytes behind the closing boundary.")
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > self._max_parts:
+            raise TooManyPartsError(f"The body has more than {self._max_parts} parts.", max_parts=self._max_parts)
+        self._headers = {}
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        name = self._name.lower()
+        if name in self._headers:
+            raise MalformedMultipartError("A part has the same header twice.")
+        self._headers[name] = self._value
+        self._name = self._value = b""
+
+    def _headers_finished(self) -> None:
+        headers = self._headers
+        encoding = headers.get(b"content-transfer-encoding")
+        if encoding is not None and encoding.strip().lower() not in _PLAIN_ENCODINGS:
+            raise UnsupportedMediaTypeError(
+                "A part is encoded. Send files as they are; RFC 7578 §4.7 wants no encoding."
+            )
+        name, filename = _disposition(headers.get(b"content-disposition", b""))
+        content_type = headers.get(b"content-type")
+        if filename is None and (content_type is None or content_type.lstrip().lower().startswith(b"text/plain")):
+            self._field = (name, [])
+        else:
+            self._reception.begin_file(filename, _media_type(content_type))
+
+    def _part_data(self, data: bytes, start: int, end: int) -> None:
+        piece = data[start:end]
+        if self._field is None:
+            self._reception.add(piece)
+            return
+        self._field[1].append(piece)
+        if sum(map(len, self._field[1])) > MAX_FIELD_BYTES:
+            raise FieldTooLargeError(f"A text field is over {MAX_FIELD_BYTES} bytes.", max_field_bytes=MAX_FIELD_BYTES)
+
+    def _part_end(self) -> None:
+        if self._field is None:
+            self._reception.end_file()
+            return
+        name, pieces = self._field
+        self._field = None
+        self._reception.add_field(name, b"".join(pieces).decode(errors="replace"))
+
+    def _end(self) -> None:
+        self._ended = True
+
+
+def _disposition(value: bytes) -> tuple[str, bytes | None]:
+    """Return the name and the filename of a Content-Disposition; the filename None where it has none."""
+    usual = _USUAL.fullmatch(value)
+    if usual:
+        return usual[1].decode(errors="replace"), usual[2]
+    kind, rest = re.match(rb"\s*([^\s;]*)(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]  # matches all
+    parameters: dict[bytes, bytes] = {}
+    position = 0
+    for match in _PARAMETER.finditer(rest):
+        if match.start() != position or match[1].lower() in parameters:
+            break
+        position = match.end()
+        raw = match[2]
+        quoted = raw[1:-1].replace(b'\\"', b'"').replace(b"\\\\", b"\\") if raw[:1] == b'"' else raw
+        parameters[match[1].lower()] = quoted
+    if kind.lower() != b"form-data" or b"name" not in parameters or rest[position:].strip(b" \t;"):
+        raise MalformedMultipartError("A part has no Content-Disposition: form-data with one name.")
+    filename = parameters.get(b"filename")
+    if filename is None and b"filename*" in parameters:
+        raise MalformedMultipartError("A part has only filename*, which RFC 7578 §4.2 forbids. Send filename.")
+    return parameters[b"name"].decode(errors="replace"), filename
+
+
+def _media_type(value: bytes | None) -> str | None:
+    """Return a Content-Type that is fit to be shown, else None."""
+    value = value.strip() if value else b""
+    if len(value) > MAX_CONTENT_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(value):
+        return None
+    return value.decode("ascii")

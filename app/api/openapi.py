@@ -1,0 +1,44 @@
+"""What the OpenAPI document says beyond what the handlers' types say."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+from app.api.problems import MEDIA_TYPE, Problem
+
+NOT_MODIFIED: Final = {304: {"description": "You have it already"}}
+Responses = dict[int | str, dict[str, Any]]
+
+
+def responses(
+    *problems: int, also: Mapping[int, Mapping[str, object]] | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route: the problems that it may answer with, those of any route, and `also`."""
+    problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    described: Responses = {
+        status: {"description": HTTPStatus(status).phrase, "content": problem}
+        for status in sorted({*problems, 500, 503})
+    }
+    return described | {status: dict(response) for status, response in (also or {}).items()}
+
+
+def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route that reads a multipart body: text `fields`, then any number of files."""
+    # Swagger UI offers a file chooser only where it sees `format: binary`; OpenAPI 3.1 itself wants contentMediaType.
+    file = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+    properties = {**fields, "files": {"type": "array", "items": file, "description": "Under any field name."}}
+    schema = {"type": "object", "properties": properties, "required": ["files"]}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
+def complete(document: dict[str, Any]) -> dict[str, Any]:
+    """Return the document with problems for errors everywhere, in place of the framework's own kind."""
+    for path in document["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
+    schemas = document["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema()
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    return document

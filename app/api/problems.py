@@ -1,0 +1,132 @@
+"""RFC 9457 problems: the only table from our errors to statuses, and the handlers that answer with it."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Final
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails, to_json
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app.domain import errors
+from app.domain.errors import BoatloadError
+
+log: Final = structlog.get_logger("boatload.http")
+
+MEDIA_TYPE: Final = "application/problem+json"
+_PREFIX: Final = "/problems/"
+
+TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
+    errors.NotFoundError: (404, "Not found"),
+    errors.BatchClosedError: (409, "The batch takes no more"),
+    errors.TooManyUploadsError: (409, "More files than expected"),
+    errors.BatchFullError: (413, "The batch is full"),
+    errors.InvalidCursorError: (422, "Invalid cursor"),
+    errors.RangeNotSatisfiableError: (416, "Range not satisfiable"),
+    errors.ContentUnavailableError: (404, "No content"),
+    errors.UnsupportedMediaTypeError: (415, "Unsupported media type"),
+    errors.MalformedMultipartError: (400, "Malformed multipart body"),
+    errors.TruncatedMultipartError: (400, "Truncated multipart body"),
+    errors.NoFilesError: (400, "No files"),
+    errors.TooManyPartsError: (413, "Too many parts"),
+    errors.FieldTooLargeError: (413, "Field too large"),
+    errors.RequestTooLargeError: (413, "Request too large"),
+    errors.InvalidFieldError: (422, "Invalid field"),
+    errors.InvalidFilenameError: (422, "Invalid file name"),
+    errors.FileTooLargeError: (413, "File too large"),
+    errors.ProcessorFailedError: (422, "Processing failed"),
+    errors.AttemptsExhaustedError: (500, "Processing never ended"),
+    errors.StorageFullError: (507, "Storage full"),
+    errors.StorageUnavailableError: (503, "Storage unavailable"),
+    errors.DatabaseUnavailableError: (503, "Database unavailable"),
+}
+_BY_CODE: Final = {error.code: row for error, row in TABLE.items()}
+_RETRY_AFTER_SECONDS: Final = "2"
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem. Some kinds carry further members, which say what the sentence says to programs."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(description="`/problems/<slug>`; what kind it is, for programs.")]
+    title: Annotated[str, Field(description="What kind it is, for people.")]
+    status: Annotated[int, Field(description="The HTTP status that goes with it.")]
+    detail: Annotated[str, Field(description="What happened this time, and what to do.")]
+
+
+def describe(code: str, detail: str) -> Problem:
+    """Return the problem of an error of ours, by its code."""
+    status, title = _BY_CODE[code]
+    return Problem(type=_PREFIX + code, title=title, status=status, detail=detail)
+
+
+def of_error(error: BoatloadError) -> Problem:
+    """Return the problem of an error of ours, with its facts."""
+    problem = describe(error.code, error.detail)
+    return problem.model_copy(update=dict(error.facts))
+
+
+def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response for a problem."""
+    response = Response(to_json(problem), problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
+    return response
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem, those of the framework included."""
+    app.add_exception_handler(BoatloadError, _boatload_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(Exception, _unexpected_error)
+
+
+async def _boatload_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, BoatloadError)
+    return answer(of_error(error))
+
+
+async def _validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError | ValidationError)
+    faults = [{"where": _where(fault), "message": str(fault["msg"])} for fault in error.errors()]
+    detail = "; ".join(f"{fault['where']}: {fault['message']}" for fault in faults[:5])
+    problem = Problem(type=_PREFIX + "invalid-request", title="Invalid request", status=422, detail=detail)
+    return answer(problem.model_copy(update={"errors": faults[:100]}))
+
+
+async def _http_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    slug = status.phrase.lower().replace(" ", "-")
+    detail = error.detail if error.detail != status.phrase else status.description or status.phrase
+    return answer(Problem(type=_PREFIX + slug, title=status.phrase, status=status, detail=detail), error.headers)
+
+
+async def _client_gone(request: Request, _error: Exception) -> Response:
+    """Nobody hears this answer; it only ends the request in good order."""
+    log.info("client went away", method=request.method, path=request.url.path)
+    return Response(status_code=400, headers={"Connection": "close"})
+
+
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
+    return answer(
+        Problem(
+            type=_PREFIX + "internal-error",
+            title="Internal error",
+            status=500,
+            detail="Something went wrong here. The log of the service says what, under this request's id.",
+        )
+    )
+
+
+def _where(fault: ErrorDetails) -> str:
+    return ".".join(str(part) for part in fault["loc"]) or "body"

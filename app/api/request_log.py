@@ -1,0 +1,48 @@
+"""A request's id, in every log line of it and in the answer; and one line when it is done."""
+
+import re
+import time
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log: Final = structlog.get_logger("boatload.http")
+
+_HEADER: Final = b"x-request-id"
+_ACCEPTABLE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_QUIET: Final = frozenset({"/healthz", "/readyz"})
+
+
+class RequestLog:
+    """ASGI middleware around everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app: Final = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Take the client's `X-Request-Id` where it is fit for a log, else make one."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
+        request_id = given if _ACCEPTABLE.fullmatch(given) else uuid4().hex.encode()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id.decode())
+        started = time.perf_counter()
+        status = 0
+
+        async def tagged(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), (_HEADER, request_id)]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, tagged)
+        finally:
+            if scope["path"] not in _QUIET:
+                seconds = round(time.perf_counter() - started, 4)
+                log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)

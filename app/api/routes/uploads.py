@@ -1,0 +1,117 @@
+"""Files in by multipart, and single uploads: read, delete."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from app.api import problems, schemas
+from app.api.dependencies import BatchId, Context, Ctx, UploadId, tagged
+from app.api.multipart import MultipartBody, boundary_of
+from app.api.openapi import NOT_MODIFIED, multipart_body, responses
+from app.api.problems import Problem
+from app.domain.errors import NotFoundError, RequestTooLargeError
+from app.ingest.receive import Receipt, Target
+
+router: Final = APIRouter(tags=["uploads"])
+
+_SOME: Final = {"model": schemas.MultipartAnswer, "description": "Some files were taken, some rejected"}
+_INGEST: Final = responses(400, 404, 409, 413, 415, 422, 507, also={207: _SOME})
+
+
+@router.post(
+    "/v1/batches/{batch_id}/uploads",
+    status_code=201,
+    response_model=schemas.MultipartAnswer,
+    responses=_INGEST,
+    openapi_extra=multipart_body(),
+)
+async def add_uploads(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
+    """Add files to a batch. Each file that is whole is stored, whatever becomes of the others."""
+    await ctx.services.batches.get_open(ctx.owner, batch_id)
+
+    async def find_batch(_field: str | None) -> UUID:
+        return batch_id
+
+    return await _receive(ctx, request, find_batch)
+
+
+@router.post(
+    "/v1/uploads",
+    status_code=201,
+    response_model=schemas.MultipartAnswer,
+    responses=_INGEST,
+    openapi_extra=multipart_body(
+        batch_id={"type": "string", "format": "uuid", "description": "The batch to add to; without it, a new one."}
+    ),
+)
+async def upload_files(ctx: Ctx, request: Request) -> Response:
+    """Do the whole job in one request: open a batch, add the files, seal it."""
+
+    async def find_batch(field: str | None) -> UUID | None:
+        if not field:
+            return None
+        try:
+            batch_id = UUID(field)
+        except ValueError:
+            raise NotFoundError from None
+        return (await ctx.services.batches.get_open(ctx.owner, batch_id)).id
+
+    return await _receive(ctx, request, find_batch)
+
+
+@router.get("/v1/uploads/{upload_id}", response_model=schemas.Upload, responses=responses(404, also=NOT_MODIFIED))
+async def read_upload(ctx: Ctx, upload_id: UploadId, request: Request) -> Response:
+    """Read one upload."""
+    upload = await ctx.services.uploads.get(ctx.owner, upload_id)
+    return tagged(schemas.UPLOAD.dump_json(schemas.upload_out(upload)), upload.batch_version, request)
+
+
+@router.delete("/v1/uploads/{upload_id}", status_code=204, response_class=Response, responses=responses(404))
+async def delete_upload(ctx: Ctx, upload_id: UploadId) -> Response:
+    """Delete an upload, and count it out of its batch."""
+    await ctx.services.uploads.delete(ctx.owner, upload_id)
+    return Response(status_code=204)
+
+
+async def _receive(
+    ctx: Context, request: Request, find_batch: Callable[[str | None], Awaitable[UUID | None]]
+) -> Response:
+    limits = ctx.services.limits
+    boundary = boundary_of(request.headers.get("content-type"), request.headers.get("content-encoding"))
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_request_bytes:
+        raise RequestTooLargeError(f"The body is over {limits.max_request_bytes} bytes.")
+    receipt = await ctx.services.receiver.receive(
+        request.stream(),
+        lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts),
+        Target(ctx.owner, find_batch),
+    )
+    return _answer(receipt)
+
+
+def _answer(receipt: Receipt) -> Response:
+    """Answer 201, 207 or 422 by what was taken; or with the problem, and beside it what was kept before it."""
+    results = [schemas.result_out(index, upload) for index, upload in enumerate(receipt.outcomes)]
+    if receipt.error:
+        problem = problems.of_error(receipt.error)
+        return problems.answer(_with_results(problem, receipt, results), {"Connection": "close"})
+    assert receipt.batch is not None
+    taken = sum(result.status != "rejected" for result in results)
+    if not taken:
+        detail = f"None of the {len(results)} files was taken. Each result says why."
+        problem = Problem(type="/problems/no-file-taken", title="No file taken", status=422, detail=detail)
+        return problems.answer(_with_results(problem, receipt, results))
+    body = schemas.MultipartAnswer(schemas.batch_out(receipt.batch), results, f"/v1/batches/{receipt.batch.id}")
+    status = 201 if taken == len(results) else 207
+    return Response(
+        schemas.MULTIPART_ANSWER.dump_json(body), status, {"Location": body.url}, media_type="application/json"
+    )
+
+
+def _with_results(problem: Problem, receipt: Receipt, results: list[schemas.Result]) -> Problem:
+    if receipt.batch is None:
+        return problem
+    url = f"/v1/batches/{receipt.batch.id}"
+    return problem.model_copy(update={"batch": schemas.batch_out(receipt.batch), "results": results, "url": url})

@@ -1,0 +1,229 @@
+"""What goes over the wire. Dataclasses, because a thousand of them are made for one answer."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from app.api.problems import Problem, describe
+from app.domain import batch as domain
+from app.domain.batch import BatchStatus
+from app.domain.upload import Upload as DomainUpload
+from app.domain.upload import UploadStatus
+
+_METADATA_BYTES: Final = 16 * 1024
+_NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_MAX_EXPIRES_SECONDS: Final = 366 * 24 * 3600
+
+
+def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Refuse what a jsonb column cannot hold, or should not: NUL, lone surrogates, NaN, infinities, much of it."""
+    text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
+    if len(text.encode()) > _METADATA_BYTES:
+        raise ValueError(f"at most {_METADATA_BYTES} bytes of JSON")
+    if _NUL.search(text):
+        raise ValueError("no NUL characters")
+    return metadata
+
+
+class NewBatch(BaseModel):
+    """What a batch is opened with. All of it may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    label: Annotated[
+        str | None,
+        Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$", description="A name for people."),
+    ] = None
+    expected_uploads: Annotated[
+        int | None, Field(ge=1, le=2**31 - 1, description="The batch seals itself when it holds this many.")
+    ] = None
+    metadata: Annotated[
+        dict[str, JsonValue], AfterValidator(_storable), Field(description="Yours; up to 16 KiB of JSON.")
+    ] = {}
+    expires_in_seconds: Annotated[
+        int | None, Field(ge=1, le=_MAX_EXPIRES_SECONDS, description="From then on it takes no more uploads.")
+    ] = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One batch, and the exact account of its uploads at one moment.
+
+    `total = receiving + pending + processing + successful + failed + cancelled`, `processed = successful + failed`.
+    """
+
+    id: UUID
+    user_id: UUID
+    label: str | None
+    status: BatchStatus
+    sealed: Annotated[bool, Field(description="Nothing more will be added.")]
+    expected_uploads: int | None
+    total_uploads: int
+    receiving_uploads: int
+    pending_uploads: int
+    processing_uploads: int
+    processed_uploads: int
+    successful_uploads: int
+    failed_uploads: int
+    cancelled_uploads: int
+    total_bytes: Annotated[int, Field(description="Sum of the sizes that are known.")]
+    received_bytes: Annotated[int, Field(description="Sum of the bytes that are stored.")]
+    progress_percentage: Annotated[float, Field(ge=0, le=100, description="processed / total * 100.")]
+    error_message: str | None
+    metadata: Mapping[str, JsonValue]
+    version: Annotated[int, Field(description="Raised by every change; the ETag.")]
+    created_at: datetime
+    started_at: datetime | None
+    sealed_at: datetime | None
+    completed_at: datetime | None
+    updated_at: datetime
+    expires_at: datetime | None
+    url: str
+
+
+@dataclass(slots=True)
+class Upload:
+    """One file of a batch: its bytes, its state, its results."""
+
+    id: UUID
+    batch_id: UUID | None
+    ref: Annotated[str | None, Field(description="Your own name for it, unique in the batch.")]
+    filename: str
+    status: UploadStatus
+    size_bytes: int | None
+    received_bytes: int
+    content_type: Annotated[str | None, Field(description="What the client called it.")]
+    detected_type: Annotated[str | None, Field(description="What its content says it is.")]
+    sha256: Annotated[str | None, Field(description="64 hex digits.")]
+    width: int | None
+    height: int | None
+    attempts: int
+    error: Annotated[Problem | None, Field(description="Why it failed.")]
+    metadata: Mapping[str, JsonValue]
+    version: Annotated[int, Field(description="The batch's version when this last changed; the ETag.")]
+    created_at: datetime
+    completed_at: datetime | None
+    content_url: str | None
+    thumbnail_url: str | None
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of one file part."""
+
+    index: Annotated[int, Field(description="Its place among the file parts, from 0.")]
+    filename: str
+    status: Literal["stored", "duplicate", "rejected"]
+    upload: Upload | None
+    problem: Problem | None
+
+
+@dataclass(slots=True)
+class MultipartAnswer:
+    """What became of a multipart body: one result for each file part sent."""
+
+    batch: Batch
+    results: list[Result]
+    url: str
+
+
+@dataclass(slots=True)
+class BatchPage:
+    """Batches, newest first."""
+
+    items: list[Batch]
+    next_cursor: Annotated[str | None, Field(description="For the next page; also in the Link header.")]
+
+
+@dataclass(slots=True)
+class UploadPage:
+    """Uploads of a batch, in the order they came."""
+
+    items: list[Upload]
+    next_cursor: Annotated[str | None, Field(description="For the next page; also in the Link header.")]
+
+
+@dataclass(slots=True)
+class Health:
+    """How the service is."""
+
+    status: Literal["ok"]
+
+
+BATCH: Final = TypeAdapter(Batch)
+UPLOAD: Final = TypeAdapter(Upload)
+BATCH_PAGE: Final = TypeAdapter(BatchPage)
+UPLOAD_PAGE: Final = TypeAdapter(UploadPage)
+MULTIPART_ANSWER: Final = TypeAdapter(MultipartAnswer)
+
+
+def batch_out(batch: domain.Batch) -> Batch:
+    """Return a batch as clients see it."""
+    total = batch.total_uploads
+    return Batch(
+        id=batch.id,
+        user_id=batch.user_id,
+        label=batch.label,
+        status=batch.status,
+        sealed=batch.sealed_at is not None,
+        expected_uploads=batch.expected_uploads,
+        total_uploads=total,
+        receiving_uploads=batch.receiving_uploads,
+        pending_uploads=batch.pending_uploads,
+        processing_uploads=batch.processing_uploads,
+        processed_uploads=batch.processed_uploads,
+        successful_uploads=batch.successful_uploads,
+        failed_uploads=batch.failed_uploads,
+        cancelled_uploads=batch.cancelled_uploads,
+        total_bytes=batch.total_bytes,
+        received_bytes=batch.received_bytes,
+        progress_percentage=round(100 * batch.processed_uploads / total, 2) if total else 0.0,
+        error_message=batch.error_message,
+        metadata=batch.metadata,  # type: ignore[arg-type]  # it came out of a jsonb column
+        version=batch.version,
+        created_at=batch.created_at,
+        started_at=batch.started_at,
+        sealed_at=batch.sealed_at,
+        completed_at=batch.completed_at,
+        updated_at=batch.updated_at,
+        expires_at=batch.expires_at,
+        url=f"/v1/batches/{batch.id}",
+    )
+
+
+def upload_out(upload: DomainUpload) -> Upload:
+    """Return an upload as clients see it."""
+    return Upload(
+        id=upload.id,
+        batch_id=upload.batch_id,
+        ref=upload.ref,
+        filename=upload.filename,
+        status=upload.status,
+        size_bytes=upload.size_bytes,
+        received_bytes=upload.received_bytes,
+        content_type=upload.content_type,
+        detected_type=upload.detected_type,
+        sha256=upload.sha256.hex() if upload.sha256 else None,
+        width=upload.width,
+        height=upload.height,
+        attempts=upload.attempts,
+        error=describe(upload.error.code, upload.error.detail) if upload.error else None,
+        metadata=upload.metadata,  # type: ignore[arg-type]  # it came out of a jsonb column
+        version=upload.batch_version,
+        created_at=upload.created_at,
+        completed_at=upload.completed_at,
+        content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id else None,
+        thumbnail_url=None,
+    )
+
+
+def result_out(index: int, upload: DomainUpload) -> Result:
+    """Return what became of a file part, from the row it made."""
+    shown = upload_out(upload)
+    return Result(index, upload.filename, "rejected" if shown.error else "stored", shown, shown.error)

@@ -1,0 +1,134 @@
+"""The composition root: settings in, wired services out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from app.db.pool import Database
+from app.domain.ids import new_id, utc_now
+from app.domain.limits import Limits
+from app.ingest.batches import BatchService
+from app.ingest.budget import Budget
+from app.ingest.group import GroupCommit
+from app.ingest.receive import Receiver
+from app.ingest.uploads import UploadService
+from app.jobs import queue
+from app.processing.pipeline import Pipeline
+from app.processing.sweeps import Sweeper
+from app.repositories.unit_of_work import reading
+from app.settings import Settings
+from app.storage.base import Store
+from app.storage.local import LocalStore
+from app.storage.pack import PackWriter
+
+log: Final = structlog.get_logger("boatload")
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """All that a request may need. Lives as long as the process serves."""
+
+    database: Database
+    store: Store
+    limits: Limits
+    receiver: Receiver
+    batches: BatchService
+    uploads: UploadService
+    cursor_key: bytes
+    background: "tuple[asyncio.Task[None], ...]"
+    """The loops that must be running for the service to be ready."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether every background loop still runs."""
+        return not any(task.done() for task in self.background)
+
+    async def check(self) -> None:
+        """Return if the database answers. Raises DatabaseUnavailableError."""
+        async with reading(self.database) as uow:
+            await uow.service_keys.get("cursor")
+
+
+@asynccontextmanager
+async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
+    """Start everything on a migrated database, and on the way out end it in the right order.
+
+    Work that was begun ends first, then what was received is committed, then the connections go. Raises
+    DatabaseUnavailableError or StorageUnavailableError where it cannot start.
+    """
+    limits = Limits(
+        max_file_bytes=settings.max_file_bytes,
+        max_request_bytes=settings.max_request_bytes,
+        max_parts=settings.max_parts,
+        max_files_per_batch=settings.max_files_per_batch,
+        pack_file_bytes=settings.pack_file_bytes,
+        batch_lifetime=timedelta(seconds=settings.batch_expires_seconds),
+    )
+    store = LocalStore(settings.objects_dir)
+    await asyncio.to_thread(store.prepare)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(dsn, size=settings.database_pool_size)
+        stack.push_async_callback(database.close)
+        async with reading(database) as uow:
+            cursor_key = await uow.service_keys.get("cursor")
+
+        pack = PackWriter(store, pack_bytes=settings.pack_bytes, new_id=new_id)
+        group = GroupCommit(database, pack, limits, clock=utc_now, new_id=new_id)
+        committing = _start("group commit", group.run())
+        stack.push_async_callback(_ended, committing)
+        stack.callback(group.stop)
+        background = [committing]
+        if settings.worker:
+            background += _start_worker(settings, dsn, database, store, stack)
+
+        yield Services(
+            database=database,
+            store=store,
+            limits=limits,
+            receiver=Receiver(
+                store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
+            ),
+            batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
+            uploads=UploadService(database, store, clock=utc_now),
+            cursor_key=cursor_key,
+            background=tuple(background),
+        )
+
+
+def _start_worker(
+    settings: Settings, dsn: str, database: Database, store: Store, stack: AsyncExitStack
+) -> "list[asyncio.Task[None]]":
+    lease = timedelta(seconds=settings.lease_seconds)
+    pipeline = Pipeline(database, store, lease=lease, max_attempts=settings.max_attempts, clock=utc_now)
+    min_age = timedelta(seconds=settings.sweep_interval_seconds)
+    sweeper = Sweeper(database, store, lease=lease, min_age=min_age, clock=utc_now)
+    stop = asyncio.Event()
+    tasks = [
+        _start("worker", queue.consume(dsn, pipeline.process, stop)),
+        _start("sweeper", sweeper.run(interval_seconds=settings.sweep_interval_seconds, stop=stop)),
+    ]
+    for task in tasks:
+        stack.push_async_callback(_ended, task)
+    stack.callback(stop.set)
+    return tasks
+
+
+def _start(name: str, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":
+    """Run a loop in the background; should it die, the log says so and readiness fails."""
+    task = asyncio.create_task(work, name=name)
+
+    def report(done: "asyncio.Task[None]") -> None:
+        if not done.cancelled() and (error := done.exception()):
+            log.critical("background loop died", loop=name, exc_info=error)
+
+    task.add_done_callback(report)
+    return task
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    await asyncio.wait([task])

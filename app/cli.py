@@ -1,0 +1,161 @@
+"""The commands."""
+
+import ipaddress
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, Literal, Never
+
+import structlog
+import typer
+import uvicorn
+
+from app import logs
+from app.db import migrate
+from app.db.embedded import EmbeddedError, EmbeddedPostgres
+from app.main import create_app
+from app.settings import Settings, SettingsError, load_settings
+
+log: Final = structlog.get_logger("boatload")
+
+cli: Final = typer.Typer(
+    help="A self-hosted batch-upload service. Every setting is an environment variable BOATLOAD_<NAME>.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+migrations: Final = typer.Typer(help="Change the database schema, or say where it stands.", no_args_is_help=True)
+cli.add_typer(migrations, name="migrate")
+
+Lowest = Annotated[str, typer.Argument(help="How far; 'base' is all the way.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where the embedded database and the local store live.")]
+
+
+@cli.command()
+def serve(
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: DataDir = None,
+    worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Process files here.")] = None,
+) -> None:
+    """Serve the API, the documentation at /docs, and (unless told otherwise) process what comes in."""
+    settings = _settings(host=host, port=port, data_dir=data_dir, worker=worker)
+    if not settings.allow_anonymous and not _is_loopback(settings.host):
+        _fail(
+            f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
+            "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
+        )
+    with _database(settings) as dsn:
+        if settings.database_url:
+            pending = migrate.status(dsn).pending
+            if pending:
+                _fail(f"The database lacks {', '.join(pending)}. Run 'boatload migrate up' first.")
+        else:
+            migrate.upgrade(dsn)
+        log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
+        uvicorn.run(
+            create_app(settings, dsn),
+            host=settings.host,
+            port=settings.port,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=settings.shutdown_seconds,
+        )
+
+
+@cli.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    sys.stdout.write(json.dumps(create_app(_settings(), "").openapi(), indent=2) + "\n")
+
+
+@migrations.command()
+def up(revision: Annotated[str, typer.Argument(help="How far.")] = "head", data_dir: DataDir = None) -> None:
+    """Bring the schema up to a revision."""
+    with _database(_settings(data_dir=data_dir)) as dsn:
+        _say(*(f"applied {name}" for name in migrate.upgrade(dsn, revision)))
+
+
+@migrations.command()
+def down(
+    revision: Annotated[str, typer.Argument(help="How far; 'base' is all the way.")], data_dir: DataDir = None
+) -> None:
+    """Take the schema down to a revision. No rows are lost; what is kept is said by each revision."""
+    with _database(_settings(data_dir=data_dir)) as dsn:
+        _say(*(f"undone {name}" for name in migrate.downgrade(dsn, revision)))
+
+
+@migrations.command()
+def status(data_dir: DataDir = None) -> None:
+    """List the revisions, and say which are applied. Exits 1 where one is not."""
+    with _database(_settings(data_dir=data_dir)) as dsn:
+        found = migrate.status(dsn)
+    _say(*(f"{'applied' if step.applied else 'pending'}  {step.name:20}  {step.summary}" for step in found.revisions))
+    if found.pending:
+        raise typer.Exit(1)
+
+
+@migrations.command()
+def sql(
+    direction: Annotated[str, typer.Argument(help="up or down.")] = "up",
+    revisions: Annotated[str, typer.Argument(help="FROM:TO, older first; or one revision.")] = "base:head",
+) -> None:
+    """Print the SQL of a migration, without asking any database."""
+    _settings()
+    if direction not in {"up", "down"}:
+        _fail("The direction is up or down.")
+    way: Literal["up", "down"] = "up" if direction == "up" else "down"
+    try:
+        sys.stdout.write(migrate.sql(way, revisions))
+    except migrate.MigrationError as error:
+        _fail(str(error))
+
+
+def main() -> None:
+    """Run a command; an error that an operator can mend is one sentence on stderr and exit code 1."""
+    cli()
+
+
+@contextmanager
+def _database(settings: Settings) -> Iterator[str]:
+    """Lend the DSN of the database: the one that is configured, the embedded one, or that of who runs it already."""
+    try:
+        if settings.database_url:
+            yield settings.database_url
+        else:
+            with EmbeddedPostgres(settings.data_dir, settings.postgres_version) as postgres:
+                yield postgres.dsn
+    except (EmbeddedError, migrate.MigrationError) as error:
+        _fail(str(error))
+
+
+def _settings(**flags: object) -> Settings:
+    try:
+        settings = load_settings(**flags)
+    except SettingsError as error:
+        _fail(str(error))
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(*lines: str) -> None:
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _fail(message: str) -> Never:
+    sys.stderr.write(f"boatload: {message}\n")
+    raise typer.Exit(1)

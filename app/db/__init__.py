@@ -1,0 +1,1 @@
+"""PostgreSQL: the pool, the feed of notifications, migrations, and the embedded server."""

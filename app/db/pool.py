@@ -1,0 +1,101 @@
+"""The connection pool, and what a lost database looks like to the rest of the service."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import asyncpg
+import structlog
+
+from app.domain.errors import DatabaseUnavailableError
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection: TypeAlias = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+    Pool: TypeAlias = asyncpg.Pool[asyncpg.Record]
+
+log: Final = structlog.get_logger("boatload.database")
+
+ACQUIRE_SECONDS: Final = 10
+"""How long anybody waits for a connection before the database counts as lost."""
+COMMAND_SECONDS: Final = 60
+"""How long one statement may take."""
+
+_LOST: Final = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.DiskFullError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InterfaceError,
+)
+
+
+class Database:
+    """A pool of connections to one database. Whoever opened it closes it."""
+
+    def __init__(self, pool: "Pool") -> None:
+        self._pool: Final = pool
+
+    @classmethod
+    async def open(cls, dsn: str, *, size: int) -> "Database":
+        """Connect once, to be sure; more connections follow as needed, up to `size`.
+
+        A connection that broke is replaced at its next use, so a restart of PostgreSQL needs nothing from us. Raises
+        DatabaseUnavailableError.
+        """
+        with translated():
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=size,
+                reset=_nothing,
+                timeout=ACQUIRE_SECONDS,
+                command_timeout=COMMAND_SECONDS,
+                server_settings={"application_name": "boatload"},
+            )
+        return cls(pool)
+
+    async def close(self) -> None:
+        """Wait a moment for the connections in use, then cut them."""
+        try:
+            await asyncio.wait_for(self._pool.close(), ACQUIRE_SECONDS)
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> "AsyncGenerator[Connection]":
+        """Lend a connection; each statement is its own transaction. Raises DatabaseUnavailableError."""
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> "AsyncGenerator[Connection]":
+        """Lend a connection in a transaction: committed on the way out, rolled back on an error.
+
+        Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
+        """
+        with translated():
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+                yield connection
+
+
+@contextmanager
+def translated() -> Generator[None]:
+    """Turn whatever means that the database is lost into DatabaseUnavailableError; logged here, once."""
+    try:
+        yield
+    except _LOST as error:
+        log.warning("database lost", error=f"{type(error).__name__}: {error}")
+        raise DatabaseUnavailableError from error
+
+
+async def _nothing(_connection: "Connection") -> None:
+    """Reset nothing between uses: no code of ours leaves session state behind, and a reset costs a round trip."""

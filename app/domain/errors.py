@@ -1,0 +1,169 @@
+"""What can go wrong, as values: a code, a sentence for people, and facts for programs. No HTTP in here.
+
+Every leaf has a row in `app/api/problems.py`, which alone knows statuses; a test compares the two.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Final
+
+
+class BoatloadError(Exception):
+    """Base of all errors that a client may be told of.
+
+    `code` names the kind for ever (it is the last part of the problem type). `detail` is one sentence on what happened
+    and what to do. `facts` are JSON-ready values that programs may use.
+    """
+
+    code: ClassVar[str]
+
+    def __init__(self, detail: str, **facts: object) -> None:
+        super().__init__(detail)
+        self.detail: Final = detail
+        self.facts: Final[Mapping[str, object]] = facts
+
+
+class NotFoundError(BoatloadError):
+    """No such thing, or it is another owner's: nobody can tell which."""
+
+    code = "not-found"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing here that belongs to you.")
+
+
+class BatchClosedError(BoatloadError):
+    """The batch is sealed, finished, cancelled or expired."""
+
+    code = "batch-closed"
+
+
+class TooManyUploadsError(BoatloadError):
+    """More files than the opener of the batch said to expect."""
+
+    code = "more-than-expected"
+
+
+class BatchFullError(BoatloadError):
+    """More files than any batch may hold here."""
+
+    code = "batch-full"
+
+
+class InvalidCursorError(BoatloadError):
+    """A cursor that this service did not hand out for this list."""
+
+    code = "invalid-cursor"
+
+    def __init__(self) -> None:
+        super().__init__("The cursor is not one that this list gave out. Start again without it.")
+
+
+class RangeNotSatisfiableError(BoatloadError):
+    """A range that lies outside the bytes; `size_bytes` is among the facts."""
+
+    code = "range-not-satisfiable"
+
+
+class ContentUnavailableError(BoatloadError):
+    """The upload exists, but its bytes were never taken."""
+
+    code = "content-unavailable"
+
+
+class UnsupportedMediaTypeError(BoatloadError):
+    """A body, or a part, in a form that this route does not take."""
+
+    code = "unsupported-media-type"
+
+
+class MalformedMultipartError(BoatloadError):
+    """A body that is not multipart/form-data as RFC 7578 has it."""
+
+    code = "malformed-multipart"
+
+
+class TruncatedMultipartError(BoatloadError):
+    """A body that ended before its closing boundary."""
+
+    code = "truncated-multipart"
+
+
+class NoFilesError(BoatloadError):
+    """A body without a single file part."""
+
+    code = "no-files"
+
+
+class TooManyPartsError(BoatloadError):
+    """More parts in one body than allowed."""
+
+    code = "too-many-parts"
+
+
+class FieldTooLargeError(BoatloadError):
+    """A text field over the limit."""
+
+    code = "field-too-large"
+
+
+class RequestTooLargeError(BoatloadError):
+    """A body over the limit."""
+
+    code = "request-too-large"
+
+
+class InvalidFieldError(BoatloadError):
+    """A text field whose value makes no sense."""
+
+    code = "invalid-field"
+
+
+class InvalidFilenameError(BoatloadError):
+    """A file name that is missing, or no plain relative path."""
+
+    code = "invalid-filename"
+
+
+class FileTooLargeError(BoatloadError):
+    """A file over the limit."""
+
+    code = "file-too-large"
+
+
+class ProcessorFailedError(BoatloadError):
+    """The bytes were stored, and could not be processed."""
+
+    code = "processor-failed"
+
+
+class AttemptsExhaustedError(BoatloadError):
+    """The upload was tried as often as allowed and never came to an end."""
+
+    code = "attempts-exhausted"
+
+
+class StorageFullError(BoatloadError):
+    """The store has no room."""
+
+    code = "storage-full"
+
+    def __init__(self) -> None:
+        super().__init__("The store is full. Nothing of this file was kept; try again when there is room.")
+
+
+class StorageUnavailableError(BoatloadError):
+    """The store did not do what was asked."""
+
+    code = "storage-unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The store does not answer as it should. Try again in a moment.")
+
+
+class DatabaseUnavailableError(BoatloadError):
+    """The database cannot be reached, or went away in the middle."""
+
+    code = "database-unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The database cannot be reached. Try again in a moment.")

@@ -1,0 +1,26 @@
+"""How much is allowed, as one value that the rules take."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+MAX_FILENAME_BYTES: Final = 255
+MAX_CONTENT_TYPE_BYTES: Final = 255
+MAX_FIELD_BYTES: Final = 64 * 1024
+STEP_BYTES: Final = 1 << 20
+"""A body is taken, parsed, hashed and written in steps of about this size."""
+PAGE_DEFAULT: Final = 100
+PAGE_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The limits of one service. Sizes in bytes."""
+
+    max_file_bytes: int
+    max_request_bytes: int
+    max_parts: int
+    max_files_per_batch: int
+    pack_file_bytes: int
+    batch_lifetime: timedelta
+    """How long a batch stays open for more whose opener names no time."""

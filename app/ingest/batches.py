@@ -1,0 +1,115 @@
+"""What an owner does with batches: open, read, list, seal, cancel, delete."""
+
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from app.db.pool import Database
+from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel
+from app.domain.errors import BatchClosedError, NotFoundError
+from app.domain.ids import Clock, Ids
+from app.domain.limits import Limits
+from app.repositories.unit_of_work import reading, unit_of_work
+
+
+class BatchService:
+    """All methods are by owner: another's batch is NotFoundError. All may raise DatabaseUnavailableError."""
+
+    def __init__(self, database: Database, limits: Limits, *, clock: Clock, new_id: Ids) -> None:
+        self._database: Final = database
+        self._limits: Final = limits
+        self._clock: Final = clock
+        self._new_id: Final = new_id
+
+    async def open(
+        self,
+        owner: UUID,
+        *,
+        label: str | None,
+        expected_uploads: int | None,
+        metadata: dict[str, object],
+        expires_in: timedelta | None,
+    ) -> Batch:
+        """Open an empty batch. Raises BatchFullError where more are expected than a batch may hold."""
+        now = self._clock()
+        async with reading(self._database) as uow:
+            return await uow.batches.insert(
+                batch_id=self._new_id(),
+                user_id=owner,
+                label=label,
+                expected_uploads=expected_uploads,
+                metadata=metadata,
+                now=now,
+                expires_at=now + (expires_in or self._limits.batch_lifetime),
+            )
+
+    async def get(self, owner: UUID, batch_id: UUID) -> Batch:
+        """Return a batch."""
+        async with reading(self._database) as uow:
+            batch = await uow.batches.find(batch_id, owner)
+        if batch is None:
+            raise NotFoundError
+        return batch
+
+    async def get_open(self, owner: UUID, batch_id: UUID) -> Batch:
+        """Return a batch that takes at least one more upload. Raises what `admit` raises."""
+        batch = await self.get(owner, batch_id)
+        admit(batch, 1, max_files=self._limits.max_files_per_batch, now=self._clock())
+        return batch
+
+    async def list_page(
+        self, owner: UUID, *, status: BatchStatus | None, before: tuple[datetime, UUID], limit: int
+    ) -> list[Batch]:
+        """Return batches, newest first, from just behind `before` on."""
+        async with reading(self._database) as uow:
+            return await uow.batches.list_page(owner, status=status, before=before, limit=limit)
+
+    async def seal(self, owner: UUID, batch_id: UUID) -> Batch:
+        """Say that nothing more will be added. A batch that is sealed already stays as it is.
+
+        Raises BatchClosedError for one that was cancelled.
+        """
+        async with unit_of_work(self._database) as uow:
+            batch = await uow.batches.lock_owned(batch_id, owner)
+            if batch is None:
+                raise NotFoundError
+            if batch.sealed_at is not None:
+                return batch
+            if batch.status in FINAL_BATCH:
+                raise BatchClosedError(f"The batch is {batch.status}.", batch_status=batch.status)
+            batch = advance(batch, Tally(), now=self._clock(), seal=True)
+            await uow.batches.save([batch])
+        return batch
+
+    async def cancel(self, owner: UUID, batch_id: UUID) -> Batch:
+        """Cancel what is unfinished, and take nothing more. A batch that is cancelled already stays as it is.
+
+        Raises BatchClosedError for one that is completed or failed.
+        """
+        async with unit_of_work(self._database) as uow:
+            batch = await uow.batches.lock_owned(batch_id, owner)
+            if batch is None:
+                raise NotFoundError
+            if batch.status is BatchStatus.CANCELLED:
+                return batch
+            unfinished = Tally(
+                receiving=-batch.receiving_uploads,
+                pending=-batch.pending_uploads,
+                processing=-batch.processing_uploads,
+                cancelled=batch.receiving_uploads + batch.pending_uploads + batch.processing_uploads,
+            )
+            now = self._clock()
+            batch = cancel(batch, unfinished, now=now)
+            await uow.uploads.cancel_all(batch.id, version=batch.version, now=now)
+            await uow.batches.save([batch])
+        return batch
+
+    async def delete(self, owner: UUID, batch_id: UUID, *, with_uploads: bool) -> None:
+        """Delete a batch; its uploads go on without it, unless they are to go along."""
+        async with unit_of_work(self._database) as uow:
+            batch = await uow.batches.lock_owned(batch_id, owner)
+            if batch is None:
+                raise NotFoundError
+            if with_uploads:
+                await uow.uploads.delete_all(batch_id)
+            await uow.batches.delete(batch_id)

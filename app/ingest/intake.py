@@ -1,0 +1,89 @@
+"""Reading a body ahead of whoever parses it, a step at most, within the budget."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final, Self
+
+from app.domain.errors import RequestTooLargeError
+from app.domain.limits import STEP_BYTES
+from app.ingest.budget import Budget
+
+
+class Intake:
+    """The chunks of one body, in steps. An async context manager, which ends the reading on the way out.
+
+    While one step is being worked on, the next one gathers here, up to `STEP_BYTES`; then the socket waits. So a lone
+    chunk is handed out at once, and steps grow by themselves when the work is slower than the network. The bytes of
+    each step are taken from `budget` before they are handed out; whoever took the step gives them back.
+
+    `body` yields chunks of at most the budget's size, and may raise: what was read before is handed out first.
+    """
+
+    def __init__(self, body: AsyncIterator[bytes], *, budget: Budget, max_bytes: int) -> None:
+        self._body: Final = body
+        self._budget: Final = budget
+        self._max_bytes: Final = max_bytes
+        self._chunks: list[bytes] = []
+        self._gathered = 0
+        self._starved = False
+        self._news: Final = asyncio.Event()
+        self._room: Final = asyncio.Event()
+        self._reading: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._reading = asyncio.create_task(self._read())
+        self._reading.add_done_callback(lambda _: self._news.set())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._reading is not None
+        self._reading.cancel()
+        with suppress(asyncio.CancelledError, Exception):
+            await self._reading
+        self._budget.give(self._gathered)
+        self._gathered = 0
+
+    async def step(self) -> list[bytes] | None:
+        """Return the chunks that have gathered; an empty list where the budget is empty; None at the end.
+
+        An empty list asks the caller to let go of what memory it can, and is returned once for each shortage. Raises
+        RequestTooLargeError past `max_bytes`, and whatever `body` raised.
+        """
+        assert self._reading is not None
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            if self._chunks:
+                chunks, self._chunks, self._gathered = self._chunks, [], 0
+                self._room.set()
+                if self._reading.done():
+                    self._news.set()
+                return chunks
+            if self._reading.done():
+                self._news.set()
+                self._reading.result()
+                return None
+            if self._starved:
+                self._starved = False
+                return []
+
+    async def _read(self) -> None:
+        total = 0
+        async for chunk in self._body:
+            total += len(chunk)
+            if total > self._max_bytes:
+                raise RequestTooLargeError(
+                    f"The body is over {self._max_bytes} bytes.", max_request_bytes=self._max_bytes
+                )
+            if not self._budget.try_take(len(chunk)):
+                self._starved = True
+                self._news.set()
+                await self._budget.take(len(chunk))
+                self._starved = False
+            self._chunks.append(chunk)
+            self._gathered += len(chunk)
+            self._news.set()
+            while self._gathered >= STEP_BYTES:
+                self._room.clear()
+                await self._room.wait()

@@ -1,0 +1,245 @@
+"""One body with files in it: parsed and hashed off the event loop, handed to the group commit, accounted for."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+from uuid import UUID
+
+from app.domain.batch import Batch
+from app.domain.errors import BoatloadError, InvalidFieldError, InvalidFilenameError, NoFilesError
+from app.domain.filename import parse_filename, printable
+from app.domain.ids import Ids
+from app.domain.limits import Limits
+from app.domain.upload import Upload
+from app.ingest.arrival import Arrival, Assembly
+from app.ingest.budget import Budget
+from app.ingest.group import GroupCommit, Kept, Submission
+from app.ingest.intake import Intake
+from app.storage.base import Store
+
+
+class BodyParser(Protocol):
+    """Turns bytes into calls on a Reception. Both methods block and run in one thread at a time."""
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes. Raises the BoatloadError that says what is wrong with them."""
+
+    def finish(self) -> None:
+        """Say that there are no more. Raises TruncatedMultipartError where more were needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the files of a request go.
+
+    `find_batch` is asked when the first file is whole, with the text of the field `batch_id` if one came before it; it
+    returns the batch to add to, or None where one is to be opened for this request and sealed at its end. It raises the
+    BoatloadError that says why the batch cannot be added to.
+    """
+
+    owner: UUID
+    find_batch: Callable[[str | None], Awaitable[UUID | None]]
+
+
+@dataclass(slots=True)
+class Receipt:
+    """What became of a request: one outcome for each file part, in order, as far as it went.
+
+    `error` says why it did not go to its end; what is in `outcomes` was kept all the same.
+    """
+
+    batch: Batch | None = None
+    outcomes: list[Upload] = field(default_factory=list)
+    error: BoatloadError | None = None
+
+
+class Reception:
+    """What a parser says of one body, as it says it. Lives in the parsing thread between two flushes."""
+
+    def __init__(self, *, store: Store, limits: Limits, new_id: Ids) -> None:
+        self._store: Final = store
+        self._limits: Final = limits
+        self.new_id: Final = new_id
+        self._assembly: Assembly | None = None
+        self.files = 0
+        self.fields: Final[dict[str, str]] = {}
+        self.ready: list[Arrival] = []
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory held by the file that is being received, and by those that are whole."""
+        assembling = self._assembly.memory_bytes if self._assembly else 0
+        return assembling + sum(arrival.memory_bytes for arrival in self.ready)
+
+    def begin_file(self, filename: bytes | None, content_type: str | None) -> None:
+        """Begin a file part."""
+        refusal: InvalidFilenameError | None = None
+        try:
+            name = parse_filename(filename)
+        except InvalidFilenameError as error:
+            name, refusal = printable(filename), error
+        self._assembly = Assembly(
+            self.files, name, content_type, store=self._store, limits=self._limits, new_id=self.new_id
+        )
+        self.files += 1
+        if refusal:
+            self._assembly.refuse(refusal)
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes of the file. Raises StorageFullError or StorageUnavailableError."""
+        assert self._assembly is not None
+        self._assembly.add(data)
+
+    def end_file(self) -> None:
+        """End the file: it is whole. Raises as `add` does."""
+        assert self._assembly is not None
+        self.ready.append(self._assembly.finish())
+        self._assembly = None
+
+    def add_field(self, name: str, value: str) -> None:
+        """Take a text field. Raises InvalidFieldError for a `batch_id` behind the first file."""
+        if name == "batch_id" and self.files:
+            raise InvalidFieldError("The field batch_id must come before the first file.", field=name)
+        self.fields[name] = value
+
+    def spill(self) -> None:
+        """Let go of memory. Raises as `add` does."""
+        if self._assembly and self._assembly.memory_bytes:
+            self._assembly.spill()
+
+    def abandon(self) -> None:
+        """Give up the file that never became whole, and those that no batch takes."""
+        if self._assembly:
+            self._assembly.abandon()
+            self._assembly = None
+        for arrival in self.ready:
+            arrival.abandon()
+        self.ready = []
+
+
+class Receiver:
+    """Takes bodies in. One per process."""
+
+    def __init__(self, *, store: Store, group: GroupCommit, budget: Budget, limits: Limits, new_id: Ids) -> None:
+        self._store: Final = store
+        self._group: Final = group
+        self._budget: Final = budget
+        self._limits: Final = limits
+        self._new_id: Final = new_id
+
+    async def receive(
+        self, body: AsyncIterator[bytes], make_parser: Callable[[Reception], BodyParser], target: Target
+    ) -> Receipt:
+        """Take one body to its end, or as far as it goes.
+
+        Each file that is whole is kept, and durable when this returns, whatever follows it; the one that was cut is
+        not. Errors of the request are in the receipt; a body that breaks off raises what `body` raised, after the same.
+        """
+        reception = Reception(store=self._store, limits=self._limits, new_id=self._new_id)
+        session = _Session(reception, make_parser(reception), self._group, self._budget, target)
+        try:
+            async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:
+                while (chunks := await intake.step()) is not None:
+                    await session.take(chunks)
+            await session.finish()
+        except BoatloadError as error:
+            session.receipt.error = error
+        finally:
+            await asyncio.shield(session.settle())
+        return session.receipt
+
+
+class _Session:
+    """The course of one `receive`."""
+
+    def __init__(
+        self, reception: Reception, parser: BodyParser, group: GroupCommit, budget: Budget, target: Target
+    ) -> None:
+        self.receipt: Final = Receipt()
+        self._reception: Final = reception
+        self._parser: Final = parser
+        self._group: Final = group
+        self._budget: Final = budget
+        self._target: Final = target
+        self._batch_id: UUID | None = None
+        self._opens = False
+        self._held_bytes = 0
+        self._submitted: Final[list[asyncio.Task[Kept]]] = []
+
+    async def take(self, chunks: list[bytes]) -> None:
+        """Parse one step, while what became whole in the one before is being committed.
+
+        Raises what is wrong with the bytes, or what befell an earlier submission.
+        """
+        self._held_bytes += sum(map(len, chunks))
+        await self._submit()
+        for task in self._submitted:
+            if task.done():
+                task.result()
+        try:
+            await asyncio.to_thread(self._work, chunks)
+        finally:
+            self._keep(self._reception.memory_bytes)
+
+    async def finish(self) -> None:
+        """End a body that came to its end: its last files, and the seal of a batch opened for it, in one commit."""
+        await asyncio.to_thread(self._parser.finish)
+        if not self._reception.files:
+            raise NoFilesError("The body holds no file part.")
+        await self._submit(last=True)
+
+    async def settle(self) -> None:
+        """Submit what is whole, and wait for every answer; nothing of this request is in memory afterwards."""
+        try:
+            await self._submit()
+        except BoatloadError as error:
+            self.receipt.error = self.receipt.error or error
+        await asyncio.to_thread(self._reception.abandon)
+        kept = await asyncio.gather(*self._submitted, return_exceptions=True)
+        self._keep(0)
+        for answer in kept:
+            if not isinstance(answer, BaseException):
+                self.receipt.batch = answer[0]
+                self.receipt.outcomes.extend(answer[1])
+        refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
+        if isinstance(refused, BoatloadError):
+            self.receipt.error = refused
+        elif refused:
+            raise refused
+
+    def _work(self, chunks: list[bytes]) -> None:
+        if not chunks:
+            self._reception.spill()
+        for chunk in chunks:
+            self._parser.feed(chunk)
+
+    def _keep(self, size: int) -> None:
+        self._budget.give(self._held_bytes - size)
+        self._held_bytes = size
+
+    async def _submit(self, *, last: bool = False) -> None:
+        ready = self._reception.ready
+        if not ready and not (last and self._opens):
+            return
+        if self._batch_id is None:
+            self._batch_id = await self._target.find_batch(self._reception.fields.get("batch_id"))
+            self._opens = self._batch_id is None
+        self._reception.ready = []
+        memory = sum(arrival.memory_bytes for arrival in ready)
+        self._held_bytes -= memory
+        submission = Submission(
+            owner=self._target.owner,
+            batch_id=self._batch_id or self._reception.new_id(),
+            arrivals=ready,
+            opens=self._batch_id is None,
+            seals=last and self._opens,
+        )
+        self._batch_id = submission.batch_id
+        self._submitted.append(asyncio.create_task(self._commit(submission, memory)))
+
+    async def _commit(self, submission: Submission, memory: int) -> Kept:
+        try:
+            return await self._group.submit(submission)
+        finally:
+            self._budget.give(memory)

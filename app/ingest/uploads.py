@@ -1,0 +1,82 @@
+"""What an owner does with uploads: read, list, delete, and get their bytes back."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from app.db.pool import Database
+from app.domain.batch import advance, tally
+from app.domain.errors import ContentUnavailableError, NotFoundError
+from app.domain.ids import Clock
+from app.domain.upload import Upload, UploadStatus
+from app.repositories.unit_of_work import reading, unit_of_work
+from app.storage.base import ObjectReader, Store
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The bytes of an upload, open for reading. Whoever got it closes it."""
+
+    filename: str
+    size_bytes: int
+    sha256: bytes
+    _reader: ObjectReader
+    _offset: int
+
+    async def read(self, start: int, size: int) -> bytes:
+        """Return exactly `size` bytes from `start` on, which must lie within. Raises StorageUnavailableError."""
+        return await asyncio.to_thread(self._reader.read, self._offset + start, size)
+
+    def close(self) -> None:
+        """Let go of the object."""
+        self._reader.close()
+
+
+class UploadService:
+    """All methods are by owner: another's upload is NotFoundError. All may raise DatabaseUnavailableError."""
+
+    def __init__(self, database: Database, store: Store, *, clock: Clock) -> None:
+        self._database: Final = database
+        self._store: Final = store
+        self._clock: Final = clock
+
+    async def get(self, owner: UUID, upload_id: UUID) -> Upload:
+        """Return an upload."""
+        async with reading(self._database) as uow:
+            upload = await uow.uploads.find(upload_id, owner)
+        if upload is None:
+            raise NotFoundError
+        return upload
+
+    async def list_page(
+        self, owner: UUID, batch_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int
+    ) -> list[Upload]:
+        """Return uploads of a batch in the order of their ids, from just behind `after` on."""
+        async with reading(self._database) as uow:
+            if await uow.batches.find(batch_id, owner) is None:
+                raise NotFoundError
+            return await uow.uploads.list_page(batch_id, owner, status=status, after=after, limit=limit)
+
+    async def open_content(self, owner: UUID, upload_id: UUID) -> Content:
+        """Return the bytes of an upload, opened; the caller closes them.
+
+        Raises ContentUnavailableError where they were never taken, StorageUnavailableError.
+        """
+        upload = await self.get(owner, upload_id)
+        if upload.object_id is None or upload.object_offset is None or upload.sha256 is None:
+            raise ContentUnavailableError("The bytes of this upload were never taken.")
+        reader = await asyncio.to_thread(self._store.open, upload.object_id)
+        return Content(upload.filename, upload.received_bytes, upload.sha256, reader, upload.object_offset)
+
+    async def delete(self, owner: UUID, upload_id: UUID) -> None:
+        """Delete an upload, and count it out of its batch; its bytes follow with the next sweep."""
+        upload = await self.get(owner, upload_id)
+        async with unit_of_work(self._database) as uow:
+            batches = await uow.batches.lock([upload.batch_id] if upload.batch_id else [])
+            deleted = await uow.uploads.delete(upload_id, owner)
+            if deleted is None:
+                raise NotFoundError
+            if deleted.batch_id:
+                batch = advance(batches[deleted.batch_id], -tally([deleted]), now=self._clock())
+                await uow.batches.save([batch])

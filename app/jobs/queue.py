@@ -1,0 +1,115 @@
+"""The only room that knows PgQueuer. A job carries ids of uploads; PostgreSQL holds it in a schema of its own.
+
+The queue is a messenger, not the truth: it may lose everything, because the sweep enqueues again whatever the rows of
+`uploads` say is still to be done.
+"""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, LiteralString
+from uuid import UUID
+
+import asyncpg
+import structlog
+from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager
+from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder
+from pgqueuer.domain.settings import DBSettings
+
+if TYPE_CHECKING:
+    from app.db.pool import Connection
+
+log: Final = structlog.get_logger("boatload.queue")
+
+JOB_UPLOADS: Final = 100
+"""Most uploads in one job."""
+_ENTRYPOINT: Final = "process_uploads"
+_SETTINGS: Final = DBSettings(prefix="", db_schema="boatload_queue")
+_JOBS_AT_ONCE: Final = 4
+_HEARTBEAT: Final = timedelta(seconds=6)
+_DEQUEUE: Final = timedelta(seconds=3)
+"""Both small: a killed worker's job comes back after their sum."""
+_RECONNECT_SECONDS: Final = 1.0
+
+OLDEST: Final[LiteralString] = "SELECT coalesce(min(created), now()) FROM boatload_queue.pgqueuer"
+
+
+def install_sql() -> str:
+    """Return the DDL of the queue, as the installed PgQueuer wants it; for the migration."""
+    return QueryBuilderEnvironment(_SETTINGS).build_install_query()
+
+
+async def enqueue(connection: "Connection", upload_ids: Sequence[UUID]) -> None:
+    """Add jobs in the caller's transaction: they exist exactly if it commits, and wake a worker when it does."""
+    slices = [upload_ids[start : start + JOB_UPLOADS] for start in range(0, len(upload_ids), JOB_UPLOADS)]
+    payloads: list[bytes | None] = [json.dumps([str(upload_id) for upload_id in part]).encode() for part in slices]
+    if payloads:
+        await _queries(connection).enqueue([_ENTRYPOINT] * len(payloads), payloads, [0] * len(payloads))
+
+
+async def oldest_job_at(connection: "Connection") -> datetime:
+    """Return when the oldest job that still exists was added, or the transaction's time where there is none.
+
+    Jobs are taken in the order they came, so an upload that was queued before this has no job any more.
+    """
+    moment: datetime | None = await connection.fetchval(OLDEST)
+    assert moment is not None
+    return moment
+
+
+async def consume(dsn: str, handle: Callable[[list[UUID]], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Give each job's uploads to `handle` until `stop` is set, then let what was begun end.
+
+    Runs on a connection of its own, and begins again whenever that is lost. `handle` must be idempotent: a job may come
+    twice. One that raises is logged and forgotten here; the sweep brings its uploads back.
+    """
+    while not stop.is_set():
+        try:
+            connection = await asyncpg.connect(dsn, server_settings={"application_name": "boatload-worker"})
+            try:
+                await _consume_on(connection, handle, stop)
+            finally:
+                await connection.close(timeout=2)
+        except Exception as error:  # noqa: BLE001 - the loop must survive whatever a lost connection raises
+            log.warning("queue lost, will connect again", error=f"{type(error).__name__}: {error}")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _RECONNECT_SECONDS)
+
+
+async def _consume_on(
+    connection: "asyncpg.Connection[asyncpg.Record]",
+    handle: Callable[[list[UUID]], Awaitable[None]],
+    stop: asyncio.Event,
+) -> None:
+    manager = QueueManager(_queries(connection))
+
+    @manager.entrypoint(_ENTRYPOINT, accepts_context=False)
+    async def run(job: Job) -> None:  # pyright: ignore[reportUnusedFunction] - registered by its decorator
+        await handle([UUID(text) for text in json.loads(job.payload or b"[]")])
+
+    async def relay() -> None:
+        await stop.wait()
+        manager.shutdown.set()
+
+    relaying = asyncio.create_task(relay())
+    try:
+        await manager.run(
+            dequeue_timeout=_DEQUEUE,
+            batch_size=_JOBS_AT_ONCE // 2,
+            max_concurrent_tasks=_JOBS_AT_ONCE,
+            shutdown_on_listener_failure=True,
+            heartbeat_timeout=_HEARTBEAT,
+        )
+    finally:
+        relaying.cancel()
+
+
+def _queries(connection: "Connection") -> Queries:
+    return Queries(
+        AsyncpgDriver(connection),  # type: ignore[arg-type]  # a pool's proxy does all that a connection does
+        qbe=QueryBuilderEnvironment(_SETTINGS),
+        qbq=QueryQueueBuilder(_SETTINGS),
+        qbs=QuerySchedulerBuilder(_SETTINGS),
+    )

@@ -1,0 +1,67 @@
+"""The web application."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from app.api import problems
+from app.api.cursors import Cursors
+from app.api.openapi import complete
+from app.api.request_log import RequestLog
+from app.api.routes import batches, content, docs, health, uploads
+from app.bootstrap import running
+from app.settings import Settings
+
+_DESCRIPTION: Final = """
+Open a batch, send any number of files into it, and read one exact account of what has arrived, what has been processed
+and what has failed. Every error is an RFC 9457 problem.
+"""
+
+
+def create_app(settings: Settings, dsn: str) -> FastAPI:
+    """Return the application; it starts and ends its services with its lifespan.
+
+    `dsn` names a database whose schema is up to date.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with running(settings, dsn) as services:
+            app.state.services = services
+            app.state.cursors = Cursors(services.cursor_key)
+            yield
+
+    app = FastAPI(
+        title="Boatload",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    problems.install(app)
+    app.add_middleware(RequestLog)
+    docs.mount_assets(app)
+    for module in (batches, uploads, content, health, docs):
+        app.include_router(module.router)
+
+    def openapi() -> dict[str, Any]:
+        if not app.openapi_schema:
+            routes = app.routes
+            app.openapi_schema = complete(
+                get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+            )
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,103 @@
+"""What is done again and again so that nothing is forgotten: uploads without a job, bytes without an upload."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from itertools import islice
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from app.db.pool import Database
+from app.domain.errors import BoatloadError
+from app.domain.ids import Clock, made_at
+from app.jobs import queue
+from app.repositories.unit_of_work import reading, unit_of_work
+from app.storage.base import Store
+
+log: Final = structlog.get_logger("boatload.sweep")
+
+_CHUNK: Final = 1000
+_NIL: Final = UUID(int=0)
+REQUEUE_SECONDS: Final = 3.0
+"""How often uploads without a job are looked for."""
+
+
+class Sweeper:
+    """Runs in every process that works; several at once do no harm."""
+
+    def __init__(self, database: Database, store: Store, *, lease: timedelta, min_age: timedelta, clock: Clock) -> None:
+        self._database: Final = database
+        self._store: Final = store
+        self._lease: Final = lease
+        self._min_age: Final = min_age
+        self._clock: Final = clock
+
+    async def run(self, *, interval_seconds: float, stop: asyncio.Event) -> None:
+        """Sweep until `stop` is set; a sweep that fails is logged, and the next one tries again."""
+        loop = asyncio.get_running_loop()
+        next_removal = loop.time()
+        while not stop.is_set():
+            try:
+                await self.requeue_forgotten()
+                if loop.time() >= next_removal:
+                    next_removal = loop.time() + interval_seconds
+                    await self.remove_abandoned()
+            except BoatloadError as error:
+                log.warning("sweep failed", code=error.code)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), min(REQUEUE_SECONDS, interval_seconds))
+
+    async def requeue_forgotten(self) -> int:
+        """Enqueue uploads that are to be processed and have no job, and return how many."""
+        async with unit_of_work(self._database) as uow:
+            oldest = await queue.oldest_job_at(uow.connection)
+            upload_ids = await uow.uploads.take_forgotten(queued_before=oldest, lease=self._lease, limit=_CHUNK)
+            await queue.enqueue(uow.connection, upload_ids)
+        if upload_ids:
+            log.info("enqueued again", uploads=len(upload_ids))
+        return len(upload_ids)
+
+    async def remove_abandoned(self) -> int:
+        """Remove objects that no upload refers to, and return how many.
+
+        Whoever writes an object holds it, so one that can be claimed here is in nobody's hands; its row goes first, and
+        the bytes only if the row is gone for certain.
+        """
+        removed = 0
+        after = _NIL
+        while True:
+            async with reading(self._database) as uow:
+                unused = await uow.objects.list_unused(after=after, limit=_CHUNK)
+            if not unused:
+                break
+            after = unused[-1]
+            removed += await self._remove(unused)
+        ids = await asyncio.to_thread(self._store.list)
+        while chunk := await asyncio.to_thread(lambda: list(islice(ids, _CHUNK))):
+            limit = self._clock() - self._min_age
+            old = [object_id for object_id in chunk if made_at(object_id) < limit]
+            async with reading(self._database) as uow:
+                existing = await uow.objects.existing(old)
+            removed += await self._remove([object_id for object_id in old if object_id not in existing])
+        if removed:
+            log.info("removed abandoned objects", objects=removed)
+        return removed
+
+    async def _remove(self, object_ids: Sequence[UUID]) -> int:
+        removed = 0
+        for object_id in object_ids:
+            claim = await asyncio.to_thread(self._store.claim_abandoned, object_id)
+            if claim is None:
+                continue
+            try:
+                async with reading(self._database) as uow:
+                    gone = await uow.objects.delete_unused(object_id)
+                if gone:
+                    await asyncio.to_thread(claim.remove)
+                    removed += 1
+            finally:
+                await asyncio.to_thread(claim.release)
+        return removed

@@ -1,0 +1,159 @@
+"""`upload_batches`: reads by owner, and the lock-then-write that all counting goes through."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final, LiteralString
+from uuid import UUID
+
+from app.domain.batch import Batch, BatchStatus
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from app.db.pool import Connection
+
+CHANNEL: Final[LiteralString] = "boatload_batches"
+"""NOTIFY channel; the payload is `<batch id> <version>`."""
+
+COLUMNS: Final[LiteralString] = """
+    id, user_id, label, status, expected_uploads, total_uploads, receiving_uploads, pending_uploads,
+    processing_uploads, processed_uploads, successful_uploads, failed_uploads, cancelled_uploads, total_bytes,
+    received_bytes, error_message, metadata, version, created_at, started_at, sealed_at, completed_at, updated_at,
+    expires_at
+"""
+
+INSERT: Final[LiteralString] = (
+    """
+    INSERT INTO upload_batches (id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at)
+    VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    RETURNING """
+    + COLUMNS
+)
+
+FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
+
+LIST: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + """ FROM upload_batches
+    WHERE user_id = $1 AND ($2::text IS NULL OR status = $2) AND (created_at, id) < ($3, $4)
+    ORDER BY created_at DESC, id DESC LIMIT $5"""
+)
+
+LOCK: Final[LiteralString] = (
+    "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = ANY($1::uuid[]) ORDER BY id FOR NO KEY UPDATE"""
+)
+
+LOCK_OWNED: Final[LiteralString] = (
+    "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = $1 AND user_id = $2 FOR UPDATE"""
+)
+
+SAVE: Final[LiteralString] = """
+    WITH saved AS (
+        UPDATE upload_batches b SET
+            status = v.status, total_uploads = v.total_uploads, receiving_uploads = v.receiving_uploads,
+            pending_uploads = v.pending_uploads, processing_uploads = v.processing_uploads,
+            processed_uploads = v.processed_uploads, successful_uploads = v.successful_uploads,
+            failed_uploads = v.failed_uploads, cancelled_uploads = v.cancelled_uploads,
+            total_bytes = v.total_bytes, received_bytes = v.received_bytes, error_message = v.error_message,
+            version = v.version, started_at = v.started_at, sealed_at = v.sealed_at,
+            completed_at = v.completed_at, updated_at = v.updated_at
+        FROM unnest(
+            $1::uuid[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+            $10::int[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
+            $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
+        ) AS v (
+            id, status, total_uploads, receiving_uploads, pending_uploads, processing_uploads, processed_uploads,
+            successful_uploads, failed_uploads, cancelled_uploads, total_bytes, received_bytes, error_message,
+            version, started_at, sealed_at, completed_at, updated_at
+        )
+        WHERE b.id = v.id
+        RETURNING b.id, b.version
+    )
+    SELECT pg_notify('boatload_batches', id::text || ' ' || version::text) FROM saved
+"""
+
+DELETE: Final[LiteralString] = "DELETE FROM upload_batches WHERE id = $1"
+
+
+class Batches:
+    """The batches, bound to one connection."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection: Final = connection
+
+    async def insert(
+        self,
+        *,
+        batch_id: UUID,
+        user_id: UUID,
+        label: str | None,
+        expected_uploads: int | None,
+        metadata: dict[str, object],
+        now: datetime,
+        expires_at: datetime,
+    ) -> Batch:
+        """Open a batch."""
+        row = await self._connection.fetchrow(
+            INSERT, batch_id, user_id, label, expected_uploads, json.dumps(metadata), now, expires_at
+        )
+        assert row is not None
+        return _batch(row)
+
+    async def find(self, batch_id: UUID, user_id: UUID) -> Batch | None:
+        """Return the owner's batch, or None where there is none of theirs."""
+        row = await self._connection.fetchrow(FIND, batch_id, user_id)
+        return _batch(row) if row else None
+
+    async def list_page(
+        self, user_id: UUID, *, status: BatchStatus | None, before: tuple[datetime, UUID], limit: int
+    ) -> list[Batch]:
+        """Return the owner's batches, newest first, from just behind `before` (when made, id) on."""
+        return [_batch(row) for row in await self._connection.fetch(LIST, user_id, status, *before, limit)]
+
+    async def lock(self, batch_ids: Iterable[UUID]) -> dict[UUID, Batch]:
+        """Lock the rows in the order of their ids, whoever owns them; those that are gone are left out."""
+        rows = await self._connection.fetch(LOCK, list(batch_ids))
+        return {row["id"]: _batch(row) for row in rows}
+
+    async def lock_owned(self, batch_id: UUID, user_id: UUID) -> Batch | None:
+        """Lock the owner's row, firmly enough to delete it; None where there is none of theirs."""
+        row = await self._connection.fetchrow(LOCK_OWNED, batch_id, user_id)
+        return _batch(row) if row else None
+
+    async def save(self, batches: Sequence[Batch]) -> None:
+        """Write rows that this transaction has locked and advanced, and notify of their new versions."""
+        await self._connection.execute(
+            SAVE,
+            [batch.id for batch in batches],
+            [batch.status for batch in batches],
+            [batch.total_uploads for batch in batches],
+            [batch.receiving_uploads for batch in batches],
+            [batch.pending_uploads for batch in batches],
+            [batch.processing_uploads for batch in batches],
+            [batch.processed_uploads for batch in batches],
+            [batch.successful_uploads for batch in batches],
+            [batch.failed_uploads for batch in batches],
+            [batch.cancelled_uploads for batch in batches],
+            [batch.total_bytes for batch in batches],
+            [batch.received_bytes for batch in batches],
+            [batch.error_message for batch in batches],
+            [batch.version for batch in batches],
+            [batch.started_at for batch in batches],
+            [batch.sealed_at for batch in batches],
+            [batch.completed_at for batch in batches],
+            [batch.updated_at for batch in batches],
+        )
+
+    async def delete(self, batch_id: UUID) -> None:
+        """Delete a row that this transaction has locked; its uploads stay, with no batch."""
+        await self._connection.execute(DELETE, batch_id)
+
+
+def _batch(row: "asyncpg.Record") -> Batch:
+    """Read the columns of COLUMNS, which are the fields of Batch in their order."""
+    fields = dict(row)
+    fields["status"] = BatchStatus(fields["status"])
+    fields["metadata"] = json.loads(fields["metadata"])
+    return Batch(**fields)

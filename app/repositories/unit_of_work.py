@@ -1,0 +1,55 @@
+"""One connection, one transaction, and the repositories bound to it."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from app.repositories.batches import Batches
+from app.repositories.objects import Objects
+from app.repositories.service_keys import ServiceKeys
+from app.repositories.uploads import Uploads
+
+if TYPE_CHECKING:
+    from app.db.pool import Connection, Database
+
+
+@dataclass(frozen=True, slots=True)
+class UnitOfWork:
+    """What code inside a transaction works with. Repositories never commit; leaving the block does.
+
+    Locks are taken in one order: batch rows by id, then their uploads. No file or network I/O inside.
+    """
+
+    connection: "Connection"
+    batches: Batches
+    uploads: Uploads
+    objects: Objects
+    service_keys: ServiceKeys
+
+
+def _bind(connection: "Connection") -> UnitOfWork:
+    return UnitOfWork(
+        connection=connection,
+        batches=Batches(connection),
+        uploads=Uploads(connection),
+        objects=Objects(connection),
+        service_keys=ServiceKeys(connection),
+    )
+
+
+@asynccontextmanager
+async def unit_of_work(database: "Database") -> AsyncGenerator[UnitOfWork]:
+    """Open a transaction: committed on the way out, rolled back on any error.
+
+    Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
+    """
+    async with database.transaction() as connection:
+        yield _bind(connection)
+
+
+@asynccontextmanager
+async def reading(database: "Database") -> AsyncGenerator[UnitOfWork]:
+    """Lend repositories for single reads, each its own snapshot. Raises DatabaseUnavailableError."""
+    async with database.connection() as connection:
+        yield _bind(connection)

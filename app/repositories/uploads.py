@@ -1,0 +1,258 @@
+"""`uploads`: inserted, claimed, finished and cancelled as sets, always behind the lock of their batch."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final, LiteralString
+from uuid import UUID
+
+from app.domain.upload import Refusal, Upload, UploadStatus
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from app.db.pool import Connection
+
+COLUMNS: Final[LiteralString] = """
+    u.id, u.user_id, u.batch_id, u.ref, u.filename, u.status, u.size_bytes, u.received_bytes, u.content_type,
+    u.detected_type, u.sha256, u.width, u.height, u.attempts, u.error, u.metadata, u.object_id, u.object_offset,
+    u.batch_version, u.created_at, u.updated_at, u.completed_at
+"""
+
+INSERT: Final[LiteralString] = """
+    INSERT INTO uploads (
+        id, user_id, batch_id, ref, filename, status, size_bytes, received_bytes, content_type, sha256, error,
+        object_id, object_offset, batch_version, created_at, updated_at, completed_at, queued_at
+    )
+    SELECT v.*, CASE WHEN v.status = 'pending' THEN now() END
+    FROM unnest(
+        $1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+        $9::text[], $10::bytea[], $11::jsonb[], $12::uuid[], $13::bigint[], $14::bigint[], $15::timestamptz[],
+        $16::timestamptz[], $17::timestamptz[]
+    ) AS v (
+        id, user_id, batch_id, ref, filename, status, size_bytes, received_bytes, content_type, sha256, error,
+        object_id, object_offset, batch_version, created_at, updated_at, completed_at
+    )
+"""
+
+FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM uploads u WHERE u.id = $1 AND u.user_id = $2"
+
+LIST: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + """ FROM uploads u
+    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND ($4::text IS NULL OR u.status = $4)
+    ORDER BY u.id LIMIT $5"""
+)
+
+BATCHES_OF: Final[LiteralString] = """
+    SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
+"""
+
+CLAIM: Final[LiteralString] = (
+    """
+    WITH chosen AS (
+        SELECT id, batch_id, status AS status_before FROM uploads
+        WHERE id = ANY($1::uuid[])
+          AND (status = 'pending' OR (status = 'processing' AND lease_expires_at < now()))
+        FOR UPDATE
+    )
+    UPDATE uploads u SET
+        status = 'processing', attempts = u.attempts + 1, lease_expires_at = now() + $2, updated_at = $3,
+        batch_version = coalesce(v.version, u.batch_version + 1)
+    FROM chosen c
+    LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS v (batch_id, version) ON v.batch_id = c.batch_id
+    WHERE u.id = c.id
+    RETURNING c.status_before, """
+    + COLUMNS
+)
+
+FINISH: Final[LiteralString] = """
+    UPDATE uploads u SET
+        status = r.status, detected_type = r.detected_type, error = r.error, lease_expires_at = NULL,
+        completed_at = $1, updated_at = $1, batch_version = coalesce(r.version, u.batch_version + 1)
+    FROM unnest($2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::bigint[])
+        AS r (id, attempt, status, detected_type, error, version)
+    WHERE u.id = r.id AND u.status = 'processing' AND u.attempts = r.attempt
+    RETURNING u.id, u.batch_id, u.status
+"""
+
+CANCEL: Final[LiteralString] = """
+    UPDATE uploads SET
+        status = 'cancelled', lease_expires_at = NULL, completed_at = $2, updated_at = $2, batch_version = $3
+    WHERE batch_id = $1 AND status IN ('receiving', 'pending', 'processing')
+"""
+
+DELETE: Final[LiteralString] = "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id = $2 RETURNING " + COLUMNS
+
+DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
+
+FORGOTTEN: Final[LiteralString] = """
+    WITH forgotten AS (
+        SELECT id FROM uploads
+        WHERE (status = 'pending' AND queued_at < $1) OR (status = 'processing' AND lease_expires_at < now())
+        LIMIT $2
+        FOR NO KEY UPDATE SKIP LOCKED
+    )
+    UPDATE uploads u SET
+        queued_at = now(), lease_expires_at = CASE WHEN u.status = 'processing' THEN now() + $3 END
+    FROM forgotten f WHERE u.id = f.id
+    RETURNING u.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An upload that this worker may process until its lease ends; `upload.attempts` is the fence."""
+
+    upload: Upload
+    status_before: UploadStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How processing one upload ended: `error` is None exactly for `completed`."""
+
+    upload_id: UUID
+    attempt: int
+    detected_type: str | None
+    error: Refusal | None
+
+    @property
+    def status(self) -> UploadStatus:
+        """The final state."""
+        return UploadStatus.COMPLETED if self.error is None else UploadStatus.FAILED
+
+
+class Uploads:
+    """The uploads, bound to one connection."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection: Final = connection
+
+    async def insert(self, uploads: Sequence[Upload]) -> None:
+        """Insert new rows; the batch of each is locked by this transaction."""
+        await self._connection.execute(
+            INSERT,
+            [upload.id for upload in uploads],
+            [upload.user_id for upload in uploads],
+            [upload.batch_id for upload in uploads],
+            [upload.ref for upload in uploads],
+            [upload.filename for upload in uploads],
+            [upload.status for upload in uploads],
+            [upload.size_bytes for upload in uploads],
+            [upload.received_bytes for upload in uploads],
+            [upload.content_type for upload in uploads],
+            [upload.sha256 for upload in uploads],
+            [_error_json(upload.error) for upload in uploads],
+            [upload.object_id for upload in uploads],
+            [upload.object_offset for upload in uploads],
+            [upload.batch_version for upload in uploads],
+            [upload.created_at for upload in uploads],
+            [upload.updated_at for upload in uploads],
+            [upload.completed_at for upload in uploads],
+        )
+
+    async def find(self, upload_id: UUID, user_id: UUID) -> Upload | None:
+        """Return the owner's upload, or None where there is none of theirs."""
+        row = await self._connection.fetchrow(FIND, upload_id, user_id)
+        return _upload(row) if row else None
+
+    async def list_page(
+        self, batch_id: UUID, user_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int
+    ) -> list[Upload]:
+        """Return the owner's uploads of a batch in the order of their ids, from just behind `after` on."""
+        rows = await self._connection.fetch(LIST, batch_id, user_id, after, status, limit)
+        return [_upload(row) for row in rows]
+
+    async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:
+        """Return the batches, each once, that the uploads are in at this moment."""
+        return [row["batch_id"] for row in await self._connection.fetch(BATCHES_OF, list(upload_ids))]
+
+    async def claim(
+        self, upload_ids: Iterable[UUID], *, lease: timedelta, versions: Mapping[UUID, int], now: datetime
+    ) -> list[Claimed]:
+        """Take what is `pending`, or `processing` under a lease that ran out; each take counts as an attempt.
+
+        `versions` gives the coming version of each batch, all of which this transaction has locked.
+        """
+        rows = await self._connection.fetch(
+            CLAIM, list(upload_ids), lease, now, list(versions.keys()), list(versions.values())
+        )
+        return [Claimed(_upload(row), UploadStatus(row["status_before"])) for row in rows]
+
+    async def finish(
+        self, finished: Sequence[Finished], *, versions: Sequence[int | None], now: datetime
+    ) -> list[tuple[UUID | None, UploadStatus]]:
+        """End attempts; `versions` is the coming version of each upload's batch, which this transaction has locked.
+
+        An attempt that is no longer the current one (the lease was lost, the batch cancelled) changes nothing. Returns
+        batch and state of each upload that was changed.
+        """
+        rows = await self._connection.fetch(
+            FINISH,
+            now,
+            [end.upload_id for end in finished],
+            [end.attempt for end in finished],
+            [end.status for end in finished],
+            [end.detected_type for end in finished],
+            [_error_json(end.error) for end in finished],
+            versions,
+        )
+        return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
+
+    async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
+        """Cancel what is unfinished in a batch that this transaction has locked."""
+        await self._connection.execute(CANCEL, batch_id, now, version)
+
+    async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
+        """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""
+        row = await self._connection.fetchrow(DELETE, upload_id, user_id)
+        return _upload(row) if row else None
+
+    async def delete_all(self, batch_id: UUID) -> None:
+        """Delete every upload of a batch that this transaction has locked."""
+        await self._connection.execute(DELETE_ALL, batch_id)
+
+    async def take_forgotten(self, *, queued_before: datetime, lease: timedelta, limit: int) -> list[UUID]:
+        """Return uploads that need a job and have none, to be enqueued in this transaction.
+
+        Those are `pending` and queued before any job that still exists, or `processing` under a lease that ran out.
+        They are marked as queued now. No counts move, so no batch is locked.
+        """
+        rows = await self._connection.fetch(FORGOTTEN, queued_before, limit, lease)
+        return [row["id"] for row in rows]
+
+
+def _error_json(error: Refusal | None) -> str | None:
+    return json.dumps({"code": error.code, "detail": error.detail}) if error else None
+
+
+def _upload(row: "asyncpg.Record") -> Upload:
+    """Read the columns of COLUMNS; others that a statement adds are passed over."""
+    error = json.loads(row["error"]) if row["error"] else None
+    return Upload(
+        id=row["id"],
+        user_id=row["user_id"],
+        batch_id=row["batch_id"],
+        ref=row["ref"],
+        filename=row["filename"],
+        status=UploadStatus(row["status"]),
+        size_bytes=row["size_bytes"],
+        received_bytes=row["received_bytes"],
+        content_type=row["content_type"],
+        detected_type=row["detected_type"],
+        sha256=row["sha256"],
+        width=row["width"],
+        height=row["height"],
+        attempts=row["attempts"],
+        error=Refusal(error["code"], error["detail"]) if error else None,
+        metadata=json.loads(row["metadata"]),
+        object_id=row["object_id"],
+        object_offset=row["object_offset"],
+        batch_version=row["batch_version"],
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        completed_at=row["completed_at"],
+    )

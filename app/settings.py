@@ -1,0 +1,115 @@
+"""Every setting, read once from the environment: `BOATLOAD_<NAME>`, typed, and refused when unknown or wrong."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX: Final = "BOATLOAD_"
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+
+class SettingsError(Exception):
+    """A setting is unknown or wrong; the message names each one and says what it takes."""
+
+
+def default_data_dir() -> Path:
+    """`/var/lib/boatload` for root, whose home other users cannot reach; else the user's own data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/boatload")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "boatload"
+
+
+def _postgres_url(url: str) -> str:
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must start with postgresql://")
+    return url
+
+
+def _storage_url(url: str) -> str:
+    if not url.startswith("file:///"):
+        raise ValueError("must be file:///a/folder")
+    return url
+
+
+class Settings(BaseSettings):
+    """The configuration of one process. Frozen: nothing changes it after the start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 lets the system choose.")] = 8000
+    data_dir: Annotated[
+        Path,
+        AfterValidator(lambda path: path.expanduser().absolute()),
+        Field(description="Where the embedded database and the local store live."),
+    ] = Field(default_factory=default_data_dir, validate_default=True)
+    database_url: Annotated[
+        Annotated[str, AfterValidator(_postgres_url)] | None,
+        Field(description="PostgreSQL 14 or newer; without it, an embedded PostgreSQL under the data directory."),
+    ] = None
+    database_pool_size: Annotated[int, Field(ge=2, le=1000, description="Database connections of one process.")] = 10
+    postgres_version: Annotated[
+        Literal["16", "18"], Field(description="Version of a new embedded database; an existing one keeps its own.")
+    ] = "18"
+    storage_url: Annotated[
+        Annotated[str, AfterValidator(_storage_url)] | None,
+        Field(description="Where the bytes go; without it, `objects` under the data directory."),
+    ] = None
+    worker: Annotated[bool, Field(description="Whether `serve` processes files itself.")] = True
+    allow_anonymous: Annotated[
+        bool, Field(description="Serve everyone who can reach the port, without credentials, on any address.")
+    ] = False
+    max_file_bytes: Annotated[int, Field(ge=1, description="Largest file.")] = 50 * GIB
+    max_request_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 64 * GIB
+    max_parts: Annotated[int, Field(ge=1, description="Most parts, files and fields, in one multipart body.")] = 20_000
+    max_files_per_batch: Annotated[int, Field(ge=1, description="Most uploads in one batch.")] = 1_000_000
+    batch_expires_seconds: Annotated[int, Field(ge=60, description="Life of a batch whose opener names none.")] = (
+        30 * 24 * 3600
+    )
+    pack_file_bytes: Annotated[
+        int, Field(ge=0, le=MIB, description="Files up to this size share an object; 0 gives each its own.")
+    ] = MIB
+    pack_bytes: Annotated[int, Field(ge=1, description="Size at which a new pack is begun.")] = 64 * MIB
+    buffer_bytes: Annotated[
+        int, Field(ge=4 * MIB, description="Memory that the bodies being received may hold, all together.")
+    ] = 32 * MIB
+    lease_seconds: Annotated[
+        float, Field(ge=1, le=3600, description="How long a silent worker keeps the uploads it took.")
+    ] = 15
+    max_attempts: Annotated[int, Field(ge=1, le=100, description="Tries at one upload before it is failed.")] = 5
+    sweep_interval_seconds: Annotated[
+        float, Field(ge=0.1, description="How often bytes that no upload refers to are looked for.")
+    ] = 3600
+    shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
+        "info"
+    )
+    log_format: Annotated[
+        Literal["auto", "console", "json"], Field(description="`auto`: text on a terminal, else JSON lines.")
+    ] = "auto"
+
+    @property
+    def objects_dir(self) -> Path:
+        """The folder of the local store."""
+        return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "objects"
+
+
+def load_settings(**flags: object) -> Settings:
+    """Read the environment; `flags` that are not None win over it.
+
+    Raises SettingsError, which names every variable that is unknown or wrong.
+    """
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given = (name for name in sorted(os.environ) if name.startswith(PREFIX))
+    faults = [f"{name}: no such setting" for name in given if name not in known]
+    try:
+        settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults += [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+    if faults:
+        raise SettingsError("; ".join(faults))
+    return settings

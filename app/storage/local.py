@@ -1,0 +1,209 @@
+"""Objects as files on a local disk: `<root>/<last two hex digits of the id>/<id>`.
+
+A file is written under its final name, which no row refers to until the bytes are durable. Each writer holds a lock
+(flock) on its file, and so does whoever removes one: a file in use is never taken away, and a killed process holds
+nothing.
+"""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from app.domain.errors import StorageFullError, StorageUnavailableError
+
+log: Final = structlog.get_logger("boatload.storage")
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_IOV_MAX: Final = 1024
+_SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
+
+
+class LocalStore:
+    """A store in one folder of one machine. `prepare` must have run once before anything else."""
+
+    def __init__(self, root: Path) -> None:
+        self.root: Final = root
+
+    def prepare(self) -> None:
+        """Make the folder and its 256 subfolders, durably. Idempotent. Raises StorageUnavailableError."""
+        with _translated("prepare", self.root):
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            missing = [self.root / shard for shard in _SHARDS if not (self.root / shard).is_dir()]
+            for folder in missing:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            if missing:
+                _sync_folder(self.root)
+                _sync_folder(self.root.parent)
+
+    def create(self, object_id: UUID) -> "LocalWriter":
+        """Begin a new file. Its name becomes durable with the first `sync`."""
+        path = self._path(object_id)
+        with _translated("create", path):
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return LocalWriter(object_id, path, descriptor)
+
+    def open(self, object_id: UUID) -> "LocalReader":
+        """Open a file for reading."""
+        path = self._path(object_id)
+        with _translated("open", path):
+            return LocalReader(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def list(self) -> Iterator[UUID]:
+        """Yield the id of each file; names that are no ids are not ours and are passed over."""
+        for shard in _SHARDS:
+            with _translated("list", self.root / shard), os.scandir(self.root / shard) as entries:
+                names = [entry.name for entry in entries]
+            for name in names:
+                with suppress(ValueError):
+                    yield UUID(name)
+
+    def claim_abandoned(self, object_id: UUID) -> "LocalClaim | None":
+        """Take the file's lock; None where a writer has it."""
+        path = self._path(object_id)
+        with _translated("claim", path):
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return LocalClaim(path, None)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+        return LocalClaim(path, descriptor)
+
+    def _path(self, object_id: UUID) -> Path:
+        name = str(object_id)
+        return self.root / name[-2:] / name
+
+
+class LocalWriter:
+    """A file being written."""
+
+    def __init__(self, object_id: UUID, path: Path, descriptor: int) -> None:
+        self.object_id: Final = object_id
+        self.size_bytes = 0
+        self._path: Final = path
+        self._descriptor: int | None = descriptor
+        self._named = False
+        self._broken = False
+
+    def write(self, buffers: Sequence[bytes]) -> None:
+        """Append with as few system calls as there are thousands of buffers."""
+        with self._sound("write") as descriptor:
+            pending = [memoryview(buffer) for buffer in buffers if buffer]
+            while pending:
+                written = os.writev(descriptor, pending[:_IOV_MAX])
+                self.size_bytes += written
+                done = 0
+                while done < len(pending) and written >= len(pending[done]):
+                    written -= len(pending[done])
+                    done += 1
+                pending = pending[done:]
+                if written:
+                    pending[0] = pending[0][written:]
+
+    def sync(self) -> None:
+        """Sync the data, and the folder where the name is new."""
+        with self._sound("sync") as descriptor:
+            os.fdatasync(descriptor)
+            if not self._named:
+                _sync_folder(self._path.parent)
+                self._named = True
+
+    def close(self) -> None:
+        """Close the file, and with it give up its lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def discard(self) -> None:
+        """Remove the file before its lock is given up. Where that fails, the sweeper will find it."""
+        if self._descriptor is not None:
+            with suppress(OSError):
+                self._path.unlink()
+        self.close()
+
+    @contextmanager
+    def _sound(self, action: str) -> Iterator[int]:
+        """Hand out the descriptor, unless an earlier call failed; a failure in here is the last one."""
+        if self._broken or self._descriptor is None:
+            raise StorageUnavailableError
+        self._broken = True
+        with _translated(action, self._path):
+            yield self._descriptor
+        self._broken = False
+
+
+class LocalReader:
+    """A file being read."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self._path: Final = path
+        self._descriptor: int | None = descriptor
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read without moving any shared position."""
+        if self._descriptor is None:
+            raise StorageUnavailableError
+        with _translated("read", self._path):
+            data = os.pread(self._descriptor, size, offset)
+            while len(data) < size:
+                more = os.pread(self._descriptor, size - len(data), offset + len(data))
+                if not more:
+                    raise OSError(errno.EIO, "the file is shorter than its rows say")
+                data += more
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class LocalClaim:
+    """A file's lock, held in order to remove it."""
+
+    def __init__(self, path: Path, descriptor: int | None) -> None:
+        self._path: Final = path
+        self._descriptor = descriptor
+
+    def remove(self) -> None:
+        """Remove the file. The name may come back after a power cut; then the next sweep removes it again."""
+        with _translated("remove", self._path):
+            self._path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Give up the lock."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _translated(action: str, path: Path) -> Iterator[None]:
+    """Turn an OSError into one of ours; the cause is logged here, once, with the path that no client is told."""
+    try:
+        yield
+    except OSError as error:
+        log.error("storage failed", action=action, path=str(path), error=str(error))  # noqa: TRY400 - no bug of ours
+        if error.errno in _FULL:
+            raise StorageFullError from error
+        raise StorageUnavailableError from error

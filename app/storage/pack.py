@@ -1,0 +1,84 @@
+"""Packs: many small files in one object, written and synced together.
+
+Making a file is what a disk is slow at, and a PUT is what a bucket charges for; so small files are appended to the
+process's open pack, and one sync makes a whole group of them durable.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from uuid import UUID
+
+from app.domain.errors import StorageFullError, StorageUnavailableError
+from app.domain.ids import Ids
+from app.storage.base import ObjectWriter, Store
+
+
+class PackWriter:
+    """Appends groups of files to the open pack. One per process; one thread at a time.
+
+    A pack is left behind, and a new one begun with the next group, once it holds `pack_bytes`, once nothing came for
+    `idle_seconds` (see `roll_if_idle`), and after any failure: what lies behind the last sync is then dead bytes, which
+    no row refers to.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        pack_bytes: int,
+        new_id: Ids,
+        idle_seconds: float = 60,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store: Final = store
+        self._pack_bytes: Final = pack_bytes
+        self._new_id: Final = new_id
+        self._idle_seconds: Final = idle_seconds
+        self._monotonic: Final = monotonic
+        self._open: ObjectWriter | None = None
+        self._last_append = 0.0
+
+    def append(self, files: Sequence[Sequence[bytes]]) -> tuple[UUID, list[int]]:
+        """Write the files one behind the other, each given as its pieces; all are durable on return.
+
+        Returns the pack and each file's offset in it. Raises StorageFullError or StorageUnavailableError; then none of
+        them is in the store as far as anybody may know.
+        """
+        pack = self._open or self._store.create(self._new_id())
+        self._open = None
+        offsets = []
+        offset = pack.size_bytes
+        for pieces in files:
+            offsets.append(offset)
+            offset += sum(map(len, pieces))
+        try:
+            pack.write([piece for pieces in files for piece in pieces])
+            pack.sync()
+        except (StorageFullError, StorageUnavailableError):
+            pack.close()
+            raise
+        self._open = pack
+        self._last_append = self._monotonic()
+        return pack.object_id, offsets
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the open pack, 0 where none is open."""
+        return self._open.size_bytes if self._open else 0
+
+    def roll_if_full(self) -> None:
+        """Leave the pack behind if it is full. To be called when the rows of its last group are committed."""
+        if self._open and self._open.size_bytes >= self._pack_bytes:
+            self.close()
+
+    def roll_if_idle(self) -> None:
+        """Leave the pack behind if nothing came for a while, so that the sweeper may have it."""
+        if self._open and self._monotonic() - self._last_append >= self._idle_seconds:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the open pack behind. Idempotent; another `append` begins a new one."""
+        if self._open:
+            self._open.close()
+            self._open = None

@@ -1,0 +1,204 @@
+"""The service and its peers, side by side: `python benchmarks/run.py [--quick] [--rounds 3] [--only small,big]`.
+
+Each server is a process of its own with a database of its own on one PostgreSQL 18. In every round each of them gets
+the same new content, one after the other. Prints a Markdown report; exits 1 when a server answers wrongly or fails.
+"""
+
+import argparse
+import http.client
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import structlog
+from client import WrongAnswerError
+from contenders import CONTENDERS, Contender
+from databases import UnfairDatabaseError, create_database, describe_server
+from environment import Environment, describe
+from memory import resident_bytes
+from report import Row, render
+from servers import Server, ServerFaultError, running
+from workloads import Measurement, Upload, Workload
+
+from app.db.embedded import EmbeddedError, EmbeddedPostgres
+
+MIB: Final = 1 << 20
+SPARE_DISK_BYTES: Final = 2 << 30  # PostgreSQL, its log of changes, and what a server spools
+SETTLE_SECONDS: Final = 0.5
+
+FULL: Final[tuple[Workload, ...]] = (
+    Upload("small", "1,000 files of 4 KiB in one request", 1000, 4096),
+    Upload("big", "one file of 512 MiB", 1, 512 * MIB),
+)
+QUICK: Final[tuple[Workload, ...]] = (
+    Upload("small", "100 files of 4 KiB in one request", 100, 4096),
+    Upload("big", "one file of 16 MiB", 1, 16 * MIB),
+)
+WARM_UP: Final[tuple[Workload, ...]] = (
+    Upload("many", "warm-up", 20, 4096),
+    Upload("one", "warm-up", 1, 2 * MIB),
+)
+
+
+class OutOfTimeError(Exception):
+    """The whole run took longer than it was given."""
+
+
+class NoRoomError(Exception):
+    """The disk has less room than the run would fill."""
+
+
+def main() -> int:
+    """Run what the command line asks for; return the exit status."""
+    arguments = _arguments()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # the report alone goes to stdout
+    rounds = 1 if arguments.quick else arguments.rounds
+    workloads = [workload for workload in (QUICK if arguments.quick else FULL) if workload.name in arguments.only]
+    contenders = [contender for contender in CONTENDERS if contender.name in arguments.servers]
+    try:
+        with _time_limit(arguments.minutes * 60), _work_folder(arguments.dir) as folder:
+            _require_room(folder, workloads, runs=rounds * len(contenders))
+            rows, environment = _run(folder, workloads, contenders, rounds)
+    except (
+        WrongAnswerError,
+        ServerFaultError,
+        UnfairDatabaseError,
+        EmbeddedError,
+        OutOfTimeError,
+        NoRoomError,
+    ) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(render(rows, environment)))
+    return 0
+
+
+def _run(
+    folder: Path, workloads: Sequence[Workload], contenders: Sequence[Contender], rounds: int
+) -> tuple[list[Row], Environment]:
+    """Start everything, measure, stop everything."""
+    with ExitStack() as stack:
+        dsn = stack.enter_context(EmbeddedPostgres(folder / "postgres", "18")).dsn
+        environment = describe(folder, describe_server(dsn))
+        servers = [
+            stack.enter_context(
+                running(contender, folder / contender.name, create_database(dsn, f"bench_{contender.name}"))
+            )
+            for contender in contenders
+        ]
+        idle = [_warm_up(server) for server in servers]
+        rows: list[Row] = []
+        for workload in workloads:
+            columns = _measure(workload, servers, rounds)
+            rows += [
+                Row(workload, server.contender, idle_bytes, measurements)
+                for server, idle_bytes, measurements in zip(servers, idle, columns, strict=True)
+            ]
+    return rows, environment
+
+
+def _warm_up(server: Server) -> int:
+    """Let a server import, connect and allocate what it does once; return its resident bytes when idle again."""
+    for workload in WARM_UP:
+        _checked(server, workload.prepare().run)
+    time.sleep(SETTLE_SECONDS)
+    return resident_bytes(server.pid)
+
+
+def _measure(workload: Workload, servers: Sequence[Server], rounds: int) -> list[tuple[Measurement, ...]]:
+    """Interleave: in each round every server gets the same content. Return each server's rounds."""
+    measured: list[list[Measurement]] = []
+    for number in range(1, rounds + 1):
+        job = workload.prepare()
+        measured.append([])
+        for server in servers:
+            measurement = _checked(server, job.run)
+            measured[-1].append(measurement)
+            progress = f"{workload.name} {number}/{rounds} {server.contender.name}: {measurement.seconds:.3f} s"
+            print(progress, file=sys.stderr, flush=True)
+    return list(zip(*measured, strict=True))
+
+
+def _checked(server: Server, run: Callable[[Server], Measurement]) -> Measurement:
+    """Run a job; whatever goes wrong names the server and shows its log."""
+    try:
+        return run(server)
+    except WrongAnswerError as error:
+        raise WrongAnswerError(f"{server.contender.title}: {error}\n{server.log_tail()}") from error
+    except (OSError, ValueError, LookupError, http.client.HTTPException) as error:
+        raise ServerFaultError(f"{server.contender.title}: {error!r}\n{server.log_tail()}") from error
+
+
+def _arguments() -> argparse.Namespace:
+    def names(known: list[str]) -> Callable[[str], list[str]]:
+        def parse(text: str) -> list[str]:
+            chosen = text.split(",")
+            if unknown := sorted(set(chosen) - set(known)):
+                raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+            return chosen
+
+        return parse
+
+    workloads, contenders = [workload.name for workload in FULL], [contender.name for contender in CONTENDERS]
+    parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="The service and its peers, side by side.")
+    parser.add_argument("--quick", action="store_true", help="small jobs, one round: does it work at all?")
+    parser.add_argument("--rounds", type=int, choices=range(1, 21), default=3, metavar="N", help="default: 3")
+    parser.add_argument("--only", type=names(workloads), default=workloads, metavar=",".join(workloads))
+    parser.add_argument("--servers", type=names(contenders), default=contenders, metavar=",".join(contenders))
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/var/tmp"), help="a folder on the disk to measure; %(default)s"
+    )
+    parser.add_argument("--minutes", type=float, default=20.0, help="the most the run may take; %(default)s")
+    return parser.parse_args()
+
+
+@contextmanager
+def _work_folder(parent: Path) -> Iterator[Path]:
+    """Make a folder that PostgreSQL's user can pass through; remove it and all in it at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="boatload-bench-", dir=parent))
+    try:
+        folder.chmod(0o755)
+        yield folder.resolve()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """End the block by OutOfTimeError when it takes longer, and by SystemExit on SIGTERM, so that all is cleaned up."""
+
+    def out_of_time(_signal: int, _frame: FrameType | None) -> None:
+        raise OutOfTimeError(f"not done after {seconds:.0f} s")
+
+    def terminated(_signal: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    handlers = {signal.SIGALRM: out_of_time, signal.SIGTERM: terminated}
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _require_room(folder: Path, workloads: Sequence[Workload], *, runs: int) -> None:
+    needed = runs * sum(workload.disk_bytes for workload in workloads) + SPARE_DISK_BYTES
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise NoRoomError(
+            f"{folder} has {free / 1e9:.1f} GB free; the run takes {needed / 1e9:.1f} GB. Name another --dir."
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
