@@ -86,13 +86,15 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         if settings.worker:
             background += _start_worker(settings, dsn, database, store, stack)
 
+        receiver = Receiver(
+            store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
+        )
+        stack.callback(receiver.close)
         yield Services(
             database=database,
             store=store,
             limits=limits,
-            receiver=Receiver(
-                store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
-            ),
+            receiver=receiver,
             batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
             uploads=UploadService(database, store, clock=utc_now),
             cursor_key=cursor_key,

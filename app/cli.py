@@ -4,7 +4,7 @@ import ipaddress
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Final, Literal, Never
 
@@ -14,7 +14,7 @@ import uvicorn
 
 from app import logs
 from app.db import migrate
-from app.db.embedded import EmbeddedError, EmbeddedPostgres
+from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
 
@@ -48,7 +48,7 @@ def serve(
             f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
             "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
         )
-    with _database(settings) as dsn:
+    with _database(settings, own=True) as dsn:
         if settings.database_url:
             pending = migrate.status(dsn).pending
             if pending:
@@ -124,16 +124,24 @@ def main() -> None:
 
 
 @contextmanager
-def _database(settings: Settings) -> Iterator[str]:
-    """Lend the DSN of the database: the one that is configured, the embedded one, or that of who runs it already."""
-    try:
-        if settings.database_url:
-            yield settings.database_url
-        else:
-            with EmbeddedPostgres(settings.data_dir, settings.postgres_version) as postgres:
-                yield postgres.dsn
-    except (EmbeddedError, migrate.MigrationError) as error:
-        _fail(str(error))
+def _database(settings: Settings, *, own: bool = False) -> Iterator[str]:
+    """Lend the DSN of the database that is configured, or of the embedded one.
+
+    That is the server which another command is running on the data directory, unless it must be our `own`; else one is
+    started for as long as this lasts.
+    """
+    with ExitStack() as stack:
+        try:
+            yield settings.database_url or _embedded(settings, stack, own=own)
+        except (EmbeddedError, migrate.MigrationError) as error:
+            _fail(str(error))
+
+
+def _embedded(settings: Settings, stack: ExitStack, *, own: bool) -> str:
+    if not own:
+        with suppress(EmbeddedError):
+            return attach(settings.data_dir)
+    return stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.postgres_version)).dsn
 
 
 def _settings(**flags: object) -> Settings:

@@ -45,11 +45,15 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    problems.install(app)
+    known: list[APIRoute] = []
+    problems.install(
+        app, lambda path: sorted({m for route in known if route.path_regex.match(path) for m in route.methods or ()})
+    )
     app.add_middleware(RequestLog)
     docs.mount_assets(app)
     for module in (batches, uploads, content, health, docs):
         app.include_router(module.router)
+        known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:

@@ -1,6 +1,6 @@
-"""${message}.
+"""${message}: what is added and why.
 
-What is locked and for how long; what a downgrade keeps. Plain SQL that works in offline mode and may run twice.
+Locks: what is locked, and what is read or written meanwhile. The downgrade keeps: what.
 """
 
 from typing import Final
@@ -10,12 +10,16 @@ from alembic import op
 revision: Final = ${repr(up_revision)}
 down_revision: Final = ${repr(down_revision)}
 
+STATEMENT: Final = """
+SELECT 'plain SQL, one statement, which may run twice and needs no answer (sql prints it without a database)'
+"""
+
 
 def upgrade() -> None:
-    """."""
-    ${upgrades if upgrades else "op.execute(\"\")"}
+    """Say what it makes."""
+    op.execute(STATEMENT)
 
 
 def downgrade() -> None:
-    """."""
-    ${downgrades if downgrades else "op.execute(\"\")"}
+    """Say what it drops; no rows are lost."""
+    op.execute(STATEMENT)

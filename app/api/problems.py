@@ -1,6 +1,6 @@
 """RFC 9457 problems: the only table from our errors to statuses, and the handlers that answer with it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -79,12 +79,24 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Respon
     return response
 
 
-def install(app: FastAPI) -> None:
-    """Make every error of the application a problem, those of the framework included."""
+def install(app: FastAPI, methods_of: Callable[[str], Sequence[str]]) -> None:
+    """Make every error of the application a problem, those of the framework included.
+
+    `methods_of` returns the methods that a path takes.
+    """
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            # The framework names only the methods of the first route with that path; RFC 9110 §15.5.6 wants all.
+            headers["Allow"] = ", ".join(methods_of(request.url.path))
+        return _of_http(error, headers)
+
     app.add_exception_handler(BoatloadError, _boatload_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(ClientDisconnect, _client_gone)
     app.add_exception_handler(Exception, _unexpected_error)
 
@@ -102,12 +114,11 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     return answer(problem.model_copy(update={"errors": faults[:100]}))
 
 
-async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+def _of_http(error: HTTPException, headers: Mapping[str, str]) -> Response:
     status = HTTPStatus(error.status_code)
     slug = status.phrase.lower().replace(" ", "-")
     detail = error.detail if error.detail != status.phrase else status.description or status.phrase
-    return answer(Problem(type=_PREFIX + slug, title=status.phrase, status=status, detail=detail), error.headers)
+    return answer(Problem(type=_PREFIX + slug, title=status.phrase, status=status, detail=detail), headers)
 
 
 async def _client_gone(request: Request, _error: Exception) -> Response:

@@ -114,13 +114,15 @@ class EmbeddedPostgres:
                 restarts = restarts if time.monotonic() - up_since < _STABLE_SECONDS else 0
                 delay_seconds = restart_delay_seconds(restarts)
                 restarts += 1
-                _log.error("postgres_died", exit_code=code, restart=restarts, delay_seconds=delay_seconds)
+                _log.error("postgres_down", exit_code=code, restart=restarts, delay_seconds=delay_seconds)
                 if self._stopping.wait(delay_seconds):
                     break
                 try:
                     postmaster.start(self._stopping)
                     _log.info("postgres_restarted")
-                except Exception:  # noqa: BLE001 - a supervisor must survive: a disk that is full may have room in a minute
+                except (EmbeddedError, OSError) as error:  # a disk that is full may have room in a minute
+                    _log.error("postgres_restart_failed", reason=str(error))
+                except Exception:  # noqa: BLE001 - nobody else would start it again, so this loop must survive
                     _log.exception("postgres_restart_failed")
                 up_since = time.monotonic()
         _log.info("postgres_stopped")
@@ -165,7 +167,7 @@ def _told_to_the_operator(layout: Layout) -> Generator[None]:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise EmbeddedError(
-            f"PostgreSQL cannot run on the data directory {layout.data_dir} ({error.strerror or error}{where}):"
+            f"PostgreSQL cannot run on the data directory {layout.data_dir} ({error.strerror or repr(error)}{where}):"
             " put that right, choose another --data-dir, or set BOATLOAD_DATABASE_URL"
         ) from error
     except asyncpg.PostgresError as error:

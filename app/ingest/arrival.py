@@ -1,17 +1,19 @@
 """A file as it arrives: assembled from pieces, hashed on the way, small ones in memory and big ones in the store."""
 
 import hashlib
+from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from app.domain.errors import BoatloadError, FileTooLargeError
 from app.domain.ids import Ids
-from app.domain.limits import Limits
+from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Refusal
 from app.storage.base import ObjectWriter, Store
 
-if TYPE_CHECKING:
-    from hashlib import _Hash
+_MOST_PIECES: Final = 64
+"""A body in crumbs must not cost many times its size in memory."""
 
 
 @dataclass(slots=True)
@@ -47,22 +49,28 @@ class Assembly:
     """The file being received. All methods block; they run in the thread that parses the body, one at a time.
 
     Up to `pack_file_bytes` it is kept in memory; from there on, or when memory is short (`spill`), it is written to an
-    object of its own.
+    object of its own, a step at a time. `hashers` hash a step while it is being written.
     """
 
     def __init__(
-        self, index: int, filename: str, content_type: str | None, *, store: Store, limits: Limits, new_id: Ids
+        self,
+        index: int,
+        filename: str,
+        content_type: str | None,
+        *,
+        store: Store,
+        limits: Limits,
+        new_id: Ids,
+        hashers: Executor,
     ) -> None:
         self._arrival: Final = Arrival(index, filename, content_type)
         self._store: Final = store
         self._limits: Final = limits
         self._new_id: Final = new_id
-        self._hash: _Hash | None = None
-
-    @property
-    def memory_bytes(self) -> int:
+        self._hashers: Final = hashers
+        self._hash: Final = hashlib.sha256()
+        self.memory_bytes = 0
         """Bytes held in memory."""
-        return self._arrival.memory_bytes
 
     def add(self, data: bytes) -> None:
         """Append; past `max_file_bytes` the file is refused, and all that follows is passed over.
@@ -76,46 +84,54 @@ class Assembly:
         if arrival.size_bytes > self._limits.max_file_bytes:
             limit = self._limits.max_file_bytes
             self.refuse(FileTooLargeError(f"The file is over {limit} bytes.", max_file_bytes=limit))
-        elif arrival.writer and self._hash:
-            arrival.writer.write([data])
-            self._hash.update(data)
-        else:
-            arrival.pieces.append(data)
-            if arrival.size_bytes > self._limits.pack_file_bytes:
-                self.spill()
+            return
+        arrival.pieces.append(data)
+        self.memory_bytes += len(data)
+        most = STEP_BYTES if arrival.writer else self._limits.pack_file_bytes
+        if self.memory_bytes > most:
+            self.spill()
+        elif len(arrival.pieces) > _MOST_PIECES:
+            arrival.pieces = [b"".join(arrival.pieces)]
 
     def refuse(self, error: BoatloadError) -> None:
         """Turn it into a refusal; what was written is removed."""
-        self._arrival.abandon()
-        self._arrival.writer = None
-        self._arrival.size_bytes = 0
-        self._arrival.refusal = Refusal.of(error)
+        arrival = self._arrival
+        arrival.abandon()
+        arrival.writer = None
+        arrival.size_bytes = self.memory_bytes = 0
+        arrival.refusal = Refusal.of(error)
 
     def spill(self) -> None:
         """Move what is in memory to an object of its own. Raises as `add` does."""
         arrival = self._arrival
-        arrival.writer = self._store.create(self._new_id())
+        if arrival.writer is None:
+            arrival.writer = self._store.create(self._new_id(), big=True)
         pieces, arrival.pieces = arrival.pieces, []
-        arrival.writer.write(pieces)
-        self._hash = hashlib.sha256()
-        for piece in pieces:
-            self._hash.update(piece)
+        self.memory_bytes = 0
+        hashing = self._hashers.submit(self._update, pieces)
+        try:
+            arrival.writer.write(pieces)
+        finally:
+            hashing.result()
 
     def finish(self) -> Arrival:
         """Return the whole file: its digest known, and its object synced if it has one. Raises as `add` does."""
         arrival = self._arrival
         if arrival.refusal:
             return arrival
-        if not arrival.writer and not self._limits.pack_file_bytes:
+        if arrival.writer or not self._limits.pack_file_bytes:
             self.spill()
-        if arrival.writer and self._hash:
+            assert arrival.writer is not None
             arrival.writer.sync()
-            arrival.sha256 = self._hash.digest()
         else:
-            pieces = arrival.pieces
-            arrival.sha256 = hashlib.sha256(pieces[0] if len(pieces) == 1 else b"".join(pieces)).digest()
+            self._update(arrival.pieces)
+        arrival.sha256 = self._hash.digest()
         return arrival
 
     def abandon(self) -> None:
         """Give up: the file was never whole. Never raises."""
         self._arrival.abandon()
+
+    def _update(self, pieces: Sequence[bytes]) -> None:
+        for piece in pieces:
+            self._hash.update(piece)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
@@ -17,6 +18,8 @@ from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Kept, Submission
 from app.ingest.intake import Intake
 from app.storage.base import Store
+
+_HASHERS: Final = 2
 
 
 class BodyParser(Protocol):
@@ -57,9 +60,10 @@ class Receipt:
 class Reception:
     """What a parser says of one body, as it says it. Lives in the parsing thread between two flushes."""
 
-    def __init__(self, *, store: Store, limits: Limits, new_id: Ids) -> None:
+    def __init__(self, *, store: Store, limits: Limits, new_id: Ids, hashers: Executor) -> None:
         self._store: Final = store
         self._limits: Final = limits
+        self._hashers: Final = hashers
         self.new_id: Final = new_id
         self._assembly: Assembly | None = None
         self.files = 0
@@ -80,7 +84,13 @@ class Reception:
         except InvalidFilenameError as error:
             name, refusal = printable(filename), error
         self._assembly = Assembly(
-            self.files, name, content_type, store=self._store, limits=self._limits, new_id=self.new_id
+            self.files,
+            name,
+            content_type,
+            store=self._store,
+            limits=self._limits,
+            new_id=self.new_id,
+            hashers=self._hashers,
         )
         self.files += 1
         if refusal:
@@ -127,6 +137,11 @@ class Receiver:
         self._budget: Final = budget
         self._limits: Final = limits
         self._new_id: Final = new_id
+        self._hashers: Final = ThreadPoolExecutor(_HASHERS, thread_name_prefix="hash")
+
+    def close(self) -> None:
+        """End the threads, once nothing is being received."""
+        self._hashers.shutdown()
 
     async def receive(
         self, body: AsyncIterator[bytes], make_parser: Callable[[Reception], BodyParser], target: Target
@@ -136,7 +151,7 @@ class Receiver:
         Each file that is whole is kept, and durable when this returns, whatever follows it; the one that was cut is
         not. Errors of the request are in the receipt; a body that breaks off raises what `body` raised, after the same.
         """
-        reception = Reception(store=self._store, limits=self._limits, new_id=self._new_id)
+        reception = Reception(store=self._store, limits=self._limits, new_id=self._new_id, hashers=self._hashers)
         session = _Session(reception, make_parser(reception), self._group, self._budget, target)
         try:
             async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:

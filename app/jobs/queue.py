@@ -17,6 +17,7 @@ import structlog
 from pgqueuer import AsyncpgDriver, Job, Queries, QueueManager
 from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueueBuilder, QuerySchedulerBuilder
 from pgqueuer.domain.settings import DBSettings
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 if TYPE_CHECKING:
     from app.db.pool import Connection
@@ -26,7 +27,6 @@ log: Final = structlog.get_logger("boatload.queue")
 JOB_UPLOADS: Final = 100
 """Most uploads in one job."""
 _ENTRYPOINT: Final = "process_uploads"
-_SETTINGS: Final = DBSettings(prefix="", db_schema="boatload_queue")
 _JOBS_AT_ONCE: Final = 4
 _HEARTBEAT: Final = timedelta(seconds=6)
 _DEQUEUE: Final = timedelta(seconds=3)
@@ -34,6 +34,23 @@ _DEQUEUE: Final = timedelta(seconds=3)
 _RECONNECT_SECONDS: Final = 1.0
 
 OLDEST: Final[LiteralString] = "SELECT coalesce(min(created), now()) FROM boatload_queue.pgqueuer"
+
+
+class _Names(DBSettings):
+    """PgQueuer's names for its tables: its defaults, in a schema of our own, and never those of the environment."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_more: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+_SETTINGS: Final = _Names(db_schema="boatload_queue")
 
 
 def install_sql() -> str:

@@ -91,7 +91,8 @@ DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
 FORGOTTEN: Final[LiteralString] = """
     WITH forgotten AS (
         SELECT id FROM uploads
-        WHERE (status = 'pending' AND queued_at < $1) OR (status = 'processing' AND lease_expires_at < now())
+        WHERE (status = 'pending' AND queued_at < $1 AND object_id IS NOT NULL)
+           OR (status = 'processing' AND lease_expires_at < now())
         LIMIT $2
         FOR NO KEY UPDATE SKIP LOCKED
     )

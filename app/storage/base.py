@@ -58,8 +58,11 @@ class ObjectReader(Protocol):
 class Store(Protocol):
     """A place for objects."""
 
-    def create(self, object_id: UUID) -> ObjectWriter:
-        """Begin a new object; `object_id` was never used before. Raises StorageFullError, StorageUnavailableError."""
+    def create(self, object_id: UUID, *, big: bool = False) -> ObjectWriter:
+        """Begin a new object; `object_id` was never used before. `big` promises megabytes, synced once at their end.
+
+        Raises StorageFullError or StorageUnavailableError.
+        """
 
     def open(self, object_id: UUID) -> ObjectReader:
         """Open an object. Raises StorageUnavailableError where there is none."""

@@ -17,11 +17,11 @@ from uuid import UUID
 import structlog
 
 from app.domain.errors import StorageFullError, StorageUnavailableError
+from app.storage.sinks import CachedSink, DirectSink
 
 log: Final = structlog.get_logger("boatload.storage")
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_IOV_MAX: Final = 1024
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -42,13 +42,13 @@ class LocalStore:
                 _sync_folder(self.root)
                 _sync_folder(self.root.parent)
 
-    def create(self, object_id: UUID) -> "LocalWriter":
+    def create(self, object_id: UUID, *, big: bool = False) -> "LocalWriter":
         """Begin a new file. Its name becomes durable with the first `sync`."""
         path = self._path(object_id)
         with _translated("create", path):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return LocalWriter(object_id, path, descriptor)
+        return LocalWriter(object_id, path, descriptor, sink=DirectSink(descriptor) if big else CachedSink(descriptor))
 
     def open(self, object_id: UUID) -> "LocalReader":
         """Open a file for reading."""
@@ -88,32 +88,25 @@ class LocalStore:
 class LocalWriter:
     """A file being written."""
 
-    def __init__(self, object_id: UUID, path: Path, descriptor: int) -> None:
+    def __init__(self, object_id: UUID, path: Path, descriptor: int, *, sink: "CachedSink | DirectSink") -> None:
         self.object_id: Final = object_id
         self.size_bytes = 0
         self._path: Final = path
         self._descriptor: int | None = descriptor
+        self._sink: Final = sink
         self._named = False
         self._broken = False
 
     def write(self, buffers: Sequence[bytes]) -> None:
-        """Append with as few system calls as there are thousands of buffers."""
-        with self._sound("write") as descriptor:
-            pending = [memoryview(buffer) for buffer in buffers if buffer]
-            while pending:
-                written = os.writev(descriptor, pending[:_IOV_MAX])
-                self.size_bytes += written
-                done = 0
-                while done < len(pending) and written >= len(pending[done]):
-                    written -= len(pending[done])
-                    done += 1
-                pending = pending[done:]
-                if written:
-                    pending[0] = pending[0][written:]
+        """Append, through the page cache or past it."""
+        with self._sound("write"):
+            self._sink.write(buffers)
+            self.size_bytes += sum(map(len, buffers))
 
     def sync(self) -> None:
         """Sync the data, and the folder where the name is new."""
         with self._sound("sync") as descriptor:
+            self._sink.flush()
             os.fdatasync(descriptor)
             if not self._named:
                 _sync_folder(self._path.parent)

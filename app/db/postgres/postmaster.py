@@ -50,6 +50,7 @@ _STRAGGLERS_KILL_SECONDS: Final = 10.0
 _STRAGGLERS_GIVE_UP_SECONDS: Final = 30.0
 
 _REFUSED_FOR_PREDECESSOR: Final = re.compile(r'pre-existing shared memory block|lock file ".*" already exists')
+
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
 
@@ -75,7 +76,7 @@ class Postmaster:
 
         Raises EmbeddedError with PostgreSQL's own reason when it gives up, OSError when it cannot be started.
         """
-        began = time.monotonic()
+        first_refused: float | None = None
         while not cancelled.is_set():
             clear_the_way(self._cluster)
             self._spawn()
@@ -87,7 +88,8 @@ class Postmaster:
                     f"PostgreSQL does not start on {self._cluster.layout.pgdata} ({reason}):"
                     f" see its log in {self._cluster.layout.log_dir}"
                 )
-            self._see_off_stragglers(time.monotonic() - began)
+            first_refused = first_refused or time.monotonic()
+            self._see_off_stragglers(time.monotonic() - first_refused)
             cancelled.wait(0.2)
 
     def stop(self) -> None:
