@@ -28,6 +28,8 @@ from app.storage.pack import PackWriter
 
 log: Final = structlog.get_logger("boatload")
 
+_END_SECONDS: Final = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
@@ -133,4 +135,9 @@ def _start(name: str, work: Coroutine[None, None, None]) -> "asyncio.Task[None]"
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
+    """Wait until a loop that was told to stop has ended; one that hangs on a lost database is cut."""
+    _, hanging = await asyncio.wait([task], timeout=_END_SECONDS)
+    for late in hanging:
+        log.warning("background loop cut", loop=late.get_name())
+        late.cancel()
     await asyncio.wait([task])

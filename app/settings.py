@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         Annotated[str, AfterValidator(_postgres_url)] | None,
         Field(description="PostgreSQL 14 or newer; without it, an embedded PostgreSQL under the data directory."),
     ] = None
-    database_pool_size: Annotated[int, Field(ge=2, le=1000, description="Database connections of one process.")] = 10
+    database_pool_size: Annotated[int, Field(ge=2, le=90, description="Database connections of one process.")] = 10
     postgres_version: Annotated[
         Literal["16", "18"], Field(description="Version of a new embedded database; an existing one keeps its own.")
     ] = "18"

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -129,6 +130,9 @@ class Peer:
 
     name: str
     title: str
+    module: str
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Its environment beyond the seat."""
     ready_path: str = "/ready"
     upload_path: str = "/uploads"
 
@@ -139,14 +143,14 @@ class Peer:
     def command(self, seat: Seat) -> list[str]:
         """Return the uvicorn command, as an operator would write it, without the access log."""
         return [
-            *(sys.executable, "-m", "uvicorn", "--app-dir", str(PEERS), f"{self.name}:app"),
+            *(sys.executable, "-m", "uvicorn", "--app-dir", str(PEERS), f"{self.module}:app"),
             *("--host", "127.0.0.1", "--port", str(seat.port)),
             *("--http", "httptools", "--loop", "uvloop", "--no-access-log", "--log-level", "warning"),
         ]
 
     def environment(self, seat: Seat) -> dict[str, str]:
         """Return the seat in the peers' variables."""
-        return seat.environment(PEER_DATABASE_URL=seat.dsn, PEER_DIR=str(seat.folder))
+        return seat.environment(PEER_DATABASE_URL=seat.dsn, PEER_DIR=str(seat.folder), **self.variables)
 
     def receipt(self, answer: Answer) -> Receipt:
         """Read a peer's answer."""
@@ -165,8 +169,9 @@ class Peer:
 
 CONTENDERS: Final[tuple[Contender, ...]] = (
     Boatload(),
-    Peer("uploadfile", "FastAPI `UploadFile`, hashed and synced"),
-    Peer("naive", "FastAPI, read whole, neither hashed nor synced"),
+    Peer("uploadfile", "FastAPI `UploadFile`, hashed and synced", "uploadfile"),
+    Peer("overlapped", "the same, eight files at once", "uploadfile", {"PEER_FILES_AT_ONCE": "8"}),
+    Peer("naive", "FastAPI, read whole, neither hashed nor synced", "naive"),
 )
 
 

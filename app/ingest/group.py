@@ -210,8 +210,7 @@ class GroupCommit:
         await uow.objects.record(list(ends.items()))
         if uploads:
             await uow.uploads.insert(uploads)
-        if moved:
-            await uow.batches.save(list(moved.values()))
+        await uow.batches.save(list(moved.values()))
         await queue.enqueue(uow.connection, [upload.id for upload in uploads if upload.status is UploadStatus.PENDING])
 
     def _let_go(self, group: Sequence[Submission]) -> None:

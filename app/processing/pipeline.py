@@ -14,7 +14,7 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, Tally, advance
-from app.domain.errors import AttemptsExhaustedError, BoatloadError
+from app.domain.errors import AttemptsExhaustedError, BoatloadError, StorageUnavailableError
 from app.domain.ids import Clock
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.processing.inspect import HEAD_BYTES, detect_type
@@ -43,7 +43,7 @@ class Pipeline:
         claimed = await self._claim(upload_ids)
         if claimed:
             finished = await asyncio.to_thread(self._work, [claim.upload for claim in claimed])
-            await self._finish(claimed, finished)
+            await self._finish(finished)
 
     async def _claim(self, upload_ids: Sequence[UUID]) -> list[Claimed]:
         async with unit_of_work(self._database) as uow:
@@ -59,16 +59,11 @@ class Pipeline:
             await uow.batches.save(self._advance(batches, deltas))
         return claimed
 
-    async def _finish(self, claimed: Sequence[Claimed], finished: Sequence[Finished]) -> None:
+    async def _finish(self, finished: Sequence[Finished]) -> None:
         async with unit_of_work(self._database) as uow:
-            batch_ids = [claim.upload.batch_id for claim in claimed]
-            batches = await uow.batches.lock({batch_id for batch_id in batch_ids if batch_id})
+            batches = await uow.batches.lock({end.upload.batch_id for end in finished if end.upload.batch_id})
             versions = {batch.id: batch.version + 1 for batch in batches.values()}
-            ended = await uow.uploads.finish(
-                finished,
-                versions=[versions.get(batch_id) if batch_id else None for batch_id in batch_ids],
-                now=self._clock(),
-            )
+            ended = await uow.uploads.finish(finished, versions=versions, now=self._clock())
             deltas: dict[UUID, Tally] = {}
             for batch_id, status in ended:
                 if batch_id:
@@ -87,19 +82,24 @@ class Pipeline:
         """Process each upload. Blocks; never raises for what a file holds."""
         readers: dict[UUID, ObjectReader] = {}
         try:
-            return [self._end(upload, readers) for upload in uploads]
+            ends = [self._end(upload, readers) for upload in uploads]
+            return [end for end in ends if end]
         finally:
             for reader in readers.values():
                 reader.close()
 
-    def _end(self, upload: Upload, readers: dict[UUID, ObjectReader]) -> Finished:
+    def _end(self, upload: Upload, readers: dict[UUID, ObjectReader]) -> Finished | None:
+        """Return how the attempt ended; None where it is to be made again, once its lease has run out."""
         try:
             if upload.attempts > self._max_attempts:
                 raise AttemptsExhaustedError(f"Processing was begun {self._max_attempts} times and never ended.")
-            return Finished(upload.id, upload.attempts, self._inspect(upload, readers), None)
+            return Finished(upload, self._inspect(upload, readers), None)
+        except StorageUnavailableError:
+            log.warning("bytes out of reach", upload_id=str(upload.id), attempt=upload.attempts)
+            return None
         except BoatloadError as error:
             log.warning("processing failed", upload_id=str(upload.id), attempt=upload.attempts, code=error.code)
-            return Finished(upload.id, upload.attempts, None, Refusal.of(error))
+            return Finished(upload, None, Refusal.of(error))
 
     def _inspect(self, upload: Upload, readers: dict[UUID, ObjectReader]) -> str:
         assert upload.object_id is not None

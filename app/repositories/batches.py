@@ -124,6 +124,8 @@ class Batches:
 
     async def save(self, batches: Sequence[Batch]) -> None:
         """Write rows that this transaction has locked and advanced, and notify of their new versions."""
+        if not batches:
+            return
         await self._connection.execute(
             SAVE,
             [batch.id for batch in batches],

@@ -113,10 +113,10 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How processing one upload ended: `error` is None exactly for `completed`."""
+    """How an attempt at an upload ended: `error` is None exactly for `completed`."""
 
-    upload_id: UUID
-    attempt: int
+    upload: Upload
+    """As it was claimed; its `attempts` is the number of the attempt."""
     detected_type: str | None
     error: Refusal | None
 
@@ -184,9 +184,9 @@ class Uploads:
         return [Claimed(_upload(row), UploadStatus(row["status_before"])) for row in rows]
 
     async def finish(
-        self, finished: Sequence[Finished], *, versions: Sequence[int | None], now: datetime
+        self, finished: Sequence[Finished], *, versions: Mapping[UUID, int], now: datetime
     ) -> list[tuple[UUID | None, UploadStatus]]:
-        """End attempts; `versions` is the coming version of each upload's batch, which this transaction has locked.
+        """End attempts; `versions` gives the coming version of each batch, all of which this transaction has locked.
 
         An attempt that is no longer the current one (the lease was lost, the batch cancelled) changes nothing. Returns
         batch and state of each upload that was changed.
@@ -194,12 +194,12 @@ class Uploads:
         rows = await self._connection.fetch(
             FINISH,
             now,
-            [end.upload_id for end in finished],
-            [end.attempt for end in finished],
+            [end.upload.id for end in finished],
+            [end.upload.attempts for end in finished],
             [end.status for end in finished],
             [end.detected_type for end in finished],
             [_error_json(end.error) for end in finished],
-            versions,
+            [versions.get(end.upload.batch_id) if end.upload.batch_id else None for end in finished],
         )
         return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
 

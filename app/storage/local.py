@@ -113,9 +113,10 @@ class LocalWriter:
                 self._named = True
 
     def close(self) -> None:
-        """Close the file, and with it give up its lock."""
+        """Close the file, and with it give up its lock. Late errors of the disk do not matter: `sync` has spoken."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
+            with suppress(OSError):
+                os.close(self._descriptor)
             self._descriptor = None
 
     def discard(self) -> None:
@@ -161,6 +162,10 @@ class LocalReader:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def __del__(self) -> None:
+        """Close what a client that went away before its first byte left open."""
+        self.close()
 
 
 class LocalClaim:

@@ -1,10 +1,12 @@
 """A good FastAPI `UploadFile` service: what an expert writes with the framework's own means, and nothing slow in it.
 
 Starlette spools each part into a temporary file; from there it goes in 1 MiB reads, in a thread, through SHA-256 into
-a file of its own, which is synced. Several files are on the way at once, so that their syncs overlap. When all of a
-request are durable, their directory is synced once and one transaction writes every row with two statements.
+a file of its own, which is synced. When all of a request are durable, their directory is synced once and one
+transaction writes every row with two statements.
 
-Reads `PEER_DATABASE_URL` and `PEER_DIR` (an existing folder) from the environment. Answers 201 with `Receipt`.
+Reads `PEER_DATABASE_URL` and `PEER_DIR` (an existing folder) from the environment, and `PEER_FILES_AT_ONCE`: one file
+after the other, as a handler's loop has it, or several on the way at once, so that their syncs overlap. Answers 201
+with `Receipt`.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
 READ_BYTES: Final = 1 << 20
-FILES_AT_ONCE: Final = 8
+FILES_AT_ONCE: Final = int(os.environ.get("PEER_FILES_AT_ONCE", "1"))
 FOLDER: Final = Path(os.environ["PEER_DIR"])
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS batches (

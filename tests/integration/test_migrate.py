@@ -92,10 +92,10 @@ def test_sql_refuses_what_is_no_range(revisions: str) -> None:
 
 def test_processes_that_upgrade_at_once_apply_it_once(empty_database_url: str) -> None:
     command = [sys.executable, "-c", UPGRADE, empty_database_url]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     outputs = [process.communicate(timeout=60) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert sorted(json.loads(output) for output, _ in outputs) == [[], [], ALL]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sorted(json.loads(output) for output, _ in outputs) == [[], ALL]
     assert migrate.status(empty_database_url).pending == ()
 
 

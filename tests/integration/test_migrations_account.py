@@ -148,10 +148,27 @@ def test_what_an_older_service_left_wrong_is_put_right(empty_database_url: str) 
 def test_what_matches_is_not_touched(empty_database_url: str) -> None:
     url = empty_database_url
     migrate.upgrade(url, "add_batch_support")
-    execute(url, f"INSERT INTO upload_batches (user_id) VALUES ('{OWNER}')")
+    execute(
+        url,
+        f"INSERT INTO upload_batches (user_id, total_uploads, processed_uploads, failed_uploads, status) VALUES"
+        f" ('{OWNER}', 0, 0, 0, 'pending'), ('{OWNER}', 1, 1, 1, 'processing')",
+        "INSERT INTO uploads (user_id, filename, status, error, completed_at, batch_id)"
+        " SELECT user_id, 'refused', 'failed', '{}', now(), id FROM upload_batches WHERE status = 'processing'",
+    )
     migrate.upgrade(url)
-    (row,) = fetch(url, "SELECT status, version FROM upload_batches")
-    assert tuple(row) == ("pending", 1)
+    found = fetch(url, "SELECT status, version FROM upload_batches ORDER BY 1")
+    assert [tuple(row) for row in found] == [("pending", 1), ("processing", 1)]
+    (row,) = fetch(url, "SELECT batch_version FROM uploads")
+    assert row["batch_version"] == 1, "a reader who starts at version 0 must see every upload"
+
+
+def test_a_batch_that_only_lacks_its_seal_is_sealed(empty_database_url: str) -> None:
+    url = empty_database_url
+    migrate.upgrade(url, "add_batch_support")
+    execute(url, f"INSERT INTO upload_batches (user_id, status, completed_at) VALUES ('{OWNER}', 'completed', now())")
+    migrate.upgrade(url)
+    (row,) = fetch(url, "SELECT status, version, sealed_at = completed_at AS sealed_then FROM upload_batches")
+    assert tuple(row) == ("completed", 2, True)
 
 
 def test_what_changed_while_an_older_service_ran_is_counted_again(database_url: str) -> None:

@@ -114,7 +114,8 @@ async def test_a_link_that_is_being_made_is_waited_for(empty_database_url: str) 
             downgrading = asyncio.create_task(asyncio.to_thread(migrate.downgrade, url, "create_uploads"))
             await until(lambda: bool(fetch(url, WAITING)))
         await downgrading
-    assert fetch(url, f"SELECT count(*), count(DISTINCT batch_id) AS batches FROM {ASIDE}")[0] == (50, 1)
+    (row,) = fetch(url, f"SELECT count(*), count(DISTINCT batch_id) AS batches FROM {ASIDE}")
+    assert tuple(row) == (50, 1)
 
 
 def test_the_downgrade_may_run_twice(empty_database_url: str) -> None:

@@ -1,4 +1,4 @@
-"""A process that owns an embedded PostgreSQL, for tests to treat badly: `embedded_owner.py MODE DATA_DIR`."""
+"""A process that owns an embedded PostgreSQL, for tests to treat badly: run as a module, with MODE and DATA_DIR."""
 
 import asyncio
 import json

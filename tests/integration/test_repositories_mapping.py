@@ -1,0 +1,236 @@
+"""What is written comes back, field by field, however odd."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from app.db.pool import Database
+from app.domain.batch import Batch, BatchStatus, Tally, advance
+from app.domain.ids import new_id
+from app.domain.upload import Refusal, Upload, UploadStatus
+from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
+from app.repositories.uploads import Finished
+from tests.support.services import OWNER, STRANGER
+
+NOW: Final = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
+HUGE: Final = 2**40
+ODD: Final = "n\u0301 \N{PILE OF POO} \u202eabc\u200b\ufeff ' \" \\ $1 %s {0} \t\n"
+METADATA: Final[dict[str, object]] = {
+    "": None,
+    ODD: [ODD, 1.5, -0.0, 2**53, True, {"deep": [[]]}],
+    "k" * 2000: "\U0010ffff",
+}
+DIGEST: Final = bytes(range(32))
+
+
+@pytest.fixture
+async def database(database_url: str):  # noqa: ANN201 (an async generator that pytest drives)
+    database = await Database.open(database_url, size=2)
+    yield database
+    await database.close()
+
+
+async def opened(uow: UnitOfWork, **changes: object) -> Batch:
+    values: dict[str, object] = {
+        "batch_id": new_id(),
+        "user_id": OWNER,
+        "label": None,
+        "expected_uploads": None,
+        "metadata": {},
+        "now": NOW,
+        "expires_at": NOW + timedelta(days=30),
+    }
+    return await uow.batches.insert(**values | changes)  # type: ignore[arg-type]
+
+
+def upload(batch_id: UUID | None, **changes: object) -> Upload:
+    plain = Upload(
+        id=new_id(),
+        user_id=OWNER,
+        batch_id=batch_id,
+        ref=None,
+        filename="a",
+        status=UploadStatus.RECEIVING,
+        size_bytes=None,
+        received_bytes=0,
+        content_type=None,
+        detected_type=None,
+        sha256=None,
+        width=None,
+        height=None,
+        attempts=0,
+        error=None,
+        metadata={},
+        object_id=None,
+        object_offset=None,
+        batch_version=1,
+        created_at=NOW,
+        updated_at=NOW,
+        completed_at=None,
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+async def test_a_batch_comes_back_as_it_was_opened(database: Database) -> None:
+    async with unit_of_work(database) as uow:
+        plain = await opened(uow)
+        odd = await opened(uow, label=ODD, expected_uploads=2**31 - 1, metadata=METADATA)
+        long = await opened(uow, label="x" * 100_000)
+    assert (plain.label, plain.expected_uploads, plain.metadata) == (None, None, {})
+    assert (plain.status, plain.version, plain.total_uploads) == (BatchStatus.PENDING, 1, 0)
+    assert (plain.created_at, plain.updated_at, plain.expires_at) == (NOW, NOW, NOW + timedelta(days=30))
+    assert (plain.started_at, plain.sealed_at, plain.completed_at, plain.error_message) == (None,) * 4
+    assert (odd.label, odd.expected_uploads, odd.metadata) == (ODD, 2**31 - 1, METADATA)
+    async with reading(database) as uow:
+        assert [await uow.batches.find(batch.id, OWNER) for batch in (plain, odd, long)] == [plain, odd, long]
+        assert await uow.batches.find(plain.id, STRANGER) is None
+        assert await uow.batches.find(new_id(), OWNER) is None
+
+
+async def test_save_writes_every_field_that_may_change(database: Database) -> None:
+    async with unit_of_work(database) as uow:
+        first, other = await opened(uow), await opened(uow)
+        moved = replace(
+            first,
+            status=BatchStatus.FAILED,
+            total_uploads=9,
+            processed_uploads=9,
+            failed_uploads=9,
+            total_bytes=HUGE * 9,
+            received_bytes=HUGE,
+            error_message=ODD,
+            version=2**53,
+            started_at=NOW - timedelta(days=1),
+            sealed_at=NOW + timedelta(microseconds=1),
+            completed_at=NOW + timedelta(days=1),
+            updated_at=NOW + timedelta(days=2),
+        )
+        open_ = advance(other, Tally(1, 2, 3, 4, 5, 6, 7 * HUGE, 8 * HUGE), now=NOW)
+        await uow.batches.save([moved, open_])
+    async with reading(database) as uow:
+        assert await uow.batches.find(first.id, OWNER) == moved
+        assert await uow.batches.find(other.id, OWNER) == open_
+
+
+async def test_save_notifies_once_for_each_batch_and_only_if_committed(database: Database, database_url: str) -> None:
+    heard: list[str] = []
+    listener = await asyncpg.connect(database_url)
+    try:
+        await listener.add_listener("boatload_batches", lambda *heard_of: heard.append(str(heard_of[3])))
+        async with unit_of_work(database) as uow:
+            batches = [await opened(uow), await opened(uow)]
+        with pytest.raises(ZeroDivisionError):
+            async with unit_of_work(database) as uow:
+                await uow.batches.save([advance(batches[0], Tally(), now=NOW)])
+                raise ZeroDivisionError
+        async with unit_of_work(database) as uow:
+            await uow.batches.save([advance(batch, Tally(), now=NOW) for batch in batches])
+        await listener.execute("SELECT 1")
+    finally:
+        await listener.close()
+    assert sorted(heard) == sorted(f"{batch.id} 2" for batch in batches)
+
+
+async def test_an_upload_comes_back_as_it_was_inserted(database: Database) -> None:
+    object_id = new_id()
+    refusal = Refusal("file-too-large", ODD)
+    async with unit_of_work(database) as uow:
+        batch = await opened(uow)
+        await uow.objects.record([(object_id, HUGE * 2)])
+        stored = {
+            "size_bytes": HUGE,
+            "received_bytes": HUGE,
+            "sha256": DIGEST,
+            "object_id": object_id,
+            "object_offset": HUGE,
+        }
+        inserted = [
+            upload(batch.id, filename=ODD, content_type="text/plain; charset=utf-8", ref=ODD, size_bytes=HUGE),
+            upload(batch.id, received_bytes=HUGE - 1, size_bytes=HUGE),
+            upload(batch.id, status=UploadStatus.PENDING, **stored),
+            upload(None, status=UploadStatus.PENDING, batch_version=2**53, **stored),
+            upload(batch.id, status=UploadStatus.FAILED, error=refusal, filename="", completed_at=NOW),
+            upload(batch.id, status=UploadStatus.CANCELLED, completed_at=NOW + timedelta(seconds=1)),
+        ]
+        await uow.uploads.insert(inserted)
+    async with reading(database) as uow:
+        assert [await uow.uploads.find(one.id, OWNER) for one in inserted] == inserted
+        assert await uow.uploads.find(inserted[0].id, STRANGER) is None
+        in_batch = [one for one in inserted if one.batch_id]
+        page = await uow.uploads.list_page(batch.id, OWNER, status=None, after=UUID(int=0), limit=100)
+        assert page == sorted(in_batch, key=lambda one: one.id)
+        failed = await uow.uploads.list_page(
+            batch.id, OWNER, status=UploadStatus.FAILED, after=UUID(int=0), limit=100
+        )
+        assert failed == [inserted[4]]
+        assert await uow.uploads.list_page(batch.id, STRANGER, status=None, after=UUID(int=0), limit=100) == []
+
+
+async def test_claim_and_finish_return_and_leave_what_they_say(database: Database) -> None:
+    object_id = new_id()
+    async with unit_of_work(database) as uow:
+        batch = await opened(uow)
+        await uow.objects.record([(object_id, 3)])
+        good, bad = (
+            upload(
+                batch.id,
+                status=UploadStatus.PENDING,
+                size_bytes=3,
+                received_bytes=3,
+                sha256=DIGEST,
+                object_id=object_id,
+                object_offset=0,
+                filename=name,
+            )
+            for name in ("good", "bad")
+        )
+        await uow.uploads.insert([good, bad])
+        await uow.batches.save([advance(batch, Tally(pending=2, total_bytes=6, received_bytes=6), now=NOW)])
+        later = NOW + timedelta(seconds=5)
+        claimed = await uow.uploads.claim(
+            [good.id, bad.id], lease=timedelta(seconds=9), versions={batch.id: 3}, now=later
+        )
+        taken = {"status": UploadStatus.PROCESSING, "attempts": 1, "updated_at": later, "batch_version": 3}
+        assert {claim.upload.id: claim.upload for claim in claimed} == {
+            one.id: replace(one, **taken) for one in (good, bad)
+        }
+        assert {claim.status_before for claim in claimed} == {UploadStatus.PENDING}
+        ended = await uow.uploads.finish(
+            [Finished(good.id, 1, "text/plain", None), Finished(bad.id, 1, None, Refusal("processor-failed", ODD))],
+            versions=[4, 5],
+            now=later,
+        )
+        assert sorted(ended) == [(batch.id, UploadStatus.COMPLETED), (batch.id, UploadStatus.FAILED)]
+        over = {"attempts": 1, "updated_at": later, "completed_at": later}
+        assert await uow.uploads.find(good.id, OWNER) == replace(
+            good, **over, status=UploadStatus.COMPLETED, detected_type="text/plain", batch_version=4
+        )
+        assert await uow.uploads.find(bad.id, OWNER) == replace(
+            bad, **over, status=UploadStatus.FAILED, error=Refusal("processor-failed", ODD), batch_version=5
+        )
+
+
+async def test_pages_of_batches_are_newest_first_without_gap_or_repeat(database: Database) -> None:
+    async with unit_of_work(database) as uow:
+        made = [await opened(uow, now=NOW + timedelta(seconds=number // 3)) for number in range(20)]
+        await opened(uow, user_id=STRANGER)
+        await uow.batches.save([advance(made[number], Tally(), now=NOW, seal=True) for number in (3, 4, 11)])
+    newest_first = sorted(made, key=lambda batch: (batch.created_at, batch.id), reverse=True)
+    for status, wanted in ((None, newest_first), ("completed", [b for b in newest_first if b in {*map(id, ())}])):
+        seen: list[Batch] = []
+        before = (NOW + timedelta(days=1), UUID(int=0))
+        async with reading(database) as uow:
+            while page := await uow.batches.list_page(
+                OWNER, status=BatchStatus(status) if status else None, before=before, limit=7
+            ):
+                seen += page
+                before = (page[-1].created_at, page[-1].id)
+        ids = [batch.id for batch in seen]
+        if status:
+            assert set(ids) == {made[number].id for number in (3, 4, 11)}
+        else:
+            assert ids == [batch.id for batch in wanted]

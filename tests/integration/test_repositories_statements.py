@@ -1,0 +1,94 @@
+"""Every SQL constant is valid on the migrated schema, and what it returns is what the mappers read."""
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import fields
+from types import ModuleType
+from typing import Final, LiteralString
+
+import asyncpg
+import pytest
+
+from app import repositories
+from app.domain.batch import Batch
+from app.domain.upload import Upload
+from app.jobs import queue
+from app.repositories import batches, uploads
+
+VERBS: Final = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+FRAGMENTS: Final = {"app.repositories.batches.COLUMNS", "app.repositories.uploads.COLUMNS"}
+NO_SQL: Final = {"app.repositories.batches.CHANNEL"}
+
+
+def modules() -> list[ModuleType]:
+    found = pkgutil.walk_packages(repositories.__path__, "app.repositories.")
+    return [importlib.import_module(module.name) for module in found] + [queue]
+
+
+def constants() -> Iterator[tuple[str, LiteralString]]:
+    for module in modules():
+        for name, annotation in module.__annotations__.items():
+            if annotation == Final[LiteralString]:
+                yield f"{module.__name__}.{name}", vars(module)[name]
+
+
+STATEMENTS: Final = {name: sql for name, sql in constants() if sql.lstrip().startswith(VERBS)}
+
+
+async def returned_by(url: str) -> dict[str, list[str]]:
+    """The columns of each statement, by its name; or in their place what PostgreSQL says against it."""
+    connection = await asyncpg.connect(url)
+    columns = {}
+    try:
+        for name, sql in STATEMENTS.items():
+            try:
+                statement = await connection.prepare(sql)
+            except asyncpg.PostgresError as error:
+                columns[name] = [f"REFUSED {error}"]
+            else:
+                columns[name] = [attribute.name for attribute in statement.get_attributes()]
+    finally:
+        await connection.close()
+    return columns
+
+
+def test_no_constant_escapes_the_search() -> None:
+    assert {name for name, _ in constants()} == STATEMENTS.keys() | FRAGMENTS | NO_SQL
+    assert len(STATEMENTS) >= 20
+    for module in modules():
+        capitals = {name for name, value in vars(module).items() if name.isupper() and isinstance(value, str)}
+        annotated = {name for name, annotation in module.__annotations__.items() if annotation == Final[LiteralString]}
+        assert capitals == annotated, f"{module.__name__}: annotate it Final[LiteralString]"
+
+
+async def test_every_statement_prepares_on_the_migrated_schema(database_url: str) -> None:
+    columns = await returned_by(database_url)
+    assert {name: found for name, found in columns.items() if found[:1] and found[0].startswith("REFUSED")} == {}
+
+
+async def test_mapped_statements_return_exactly_the_fields(database_url: str) -> None:
+    columns = await returned_by(database_url)
+    for module, entity in ((batches, Batch), (uploads, Upload)):
+        wanted = [field.name for field in fields(entity)]
+        mapped = [name for name, sql in STATEMENTS.items() if module.COLUMNS in sql]
+        assert len(mapped) >= 3
+        for name in mapped:
+            extra = ["status_before"] if name == "app.repositories.uploads.CLAIM" else []
+            assert columns[name] == extra + wanted, name
+
+
+@pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
+@pytest.mark.parametrize(("table", "entity"), [("upload_batches", Batch), ("uploads", Upload)])
+async def test_the_dataclass_has_each_column_that_is_not_the_workers_own(
+    database_url: str, table: str, entity: type
+) -> None:
+    connection = await asyncpg.connect(database_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT column_name FROM information_schema.columns WHERE table_name = $1", table
+        )
+    finally:
+        await connection.close()
+    found = {row["column_name"] for row in rows} - {"queued_at", "lease_expires_at"}
+    assert found == {field.name for field in fields(entity)}

@@ -1,0 +1,279 @@
+"""The service without HTTP, on a real database and a real folder; files to give to it, and what the rows then say."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from app.api.multipart import MultipartBody
+from app.db.pool import Database
+from app.domain.batch import Batch
+from app.domain.ids import Clock, Ids, new_id, utc_now
+from app.domain.limits import Limits
+from app.domain.upload import Upload
+from app.ingest.arrival import Arrival
+from app.ingest.batches import BatchService
+from app.ingest.budget import Budget
+from app.ingest.group import GroupCommit, Submission
+from app.ingest.receive import Receipt, Receiver, Target
+from app.ingest.uploads import UploadService
+from app.processing.pipeline import Pipeline
+from app.processing.sweeps import Sweeper
+from app.storage.base import Claim, ObjectReader, ObjectWriter, Store
+from app.storage.local import LocalStore
+from app.storage.pack import PackWriter
+
+MIB: Final = 1 << 20
+OWNER: Final = UUID("11111111-1111-4111-8111-111111111111")
+STRANGER: Final = UUID("22222222-2222-4222-8222-222222222222")
+BOUNDARY: Final = b"----boatload"
+LEASE: Final = timedelta(seconds=15)
+LIMITS: Final = Limits(
+    max_file_bytes=8 * MIB,
+    max_request_bytes=1 << 30,
+    max_parts=20_000,
+    max_files_per_batch=1_000_000,
+    pack_file_bytes=MIB,
+    batch_lifetime=timedelta(days=1),
+)
+
+WRONG_COUNTS: Final = """
+    SELECT b.id FROM upload_batches b
+    LEFT JOIN (
+        SELECT
+            batch_id, count(*) AS total,
+            count(*) FILTER (WHERE status = 'receiving') AS receiving,
+            count(*) FILTER (WHERE status = 'pending') AS pending,
+            count(*) FILTER (WHERE status = 'processing') AS processing,
+            count(*) FILTER (WHERE status = 'completed') AS successful,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+            count(*) FILTER (WHERE status IN ('completed', 'failed')) AS processed,
+            sum(size_bytes) AS total_bytes, sum(received_bytes) AS received_bytes, max(batch_version) AS version
+        FROM uploads WHERE batch_id IS NOT NULL GROUP BY batch_id
+    ) c ON c.batch_id = b.id
+    WHERE (
+        b.total_uploads, b.receiving_uploads, b.pending_uploads, b.processing_uploads, b.successful_uploads,
+        b.failed_uploads, b.cancelled_uploads, b.processed_uploads, b.total_bytes, b.received_bytes
+    ) IS DISTINCT FROM (
+        coalesce(c.total, 0), coalesce(c.receiving, 0), coalesce(c.pending, 0), coalesce(c.processing, 0),
+        coalesce(c.successful, 0), coalesce(c.failed, 0), coalesce(c.cancelled, 0), coalesce(c.processed, 0),
+        coalesce(c.total_bytes, 0), coalesce(c.received_bytes, 0)
+    ) OR c.version > b.version
+"""
+"""The batches whose account differs from their rows, in one snapshot: bytes, counts, and versions from the future."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What one process runs, wired as it is there, but for what a test chooses."""
+
+    dsn: str
+    database: Database
+    store: Store
+    limits: Limits
+    group: GroupCommit
+    budget: Budget
+    receiver: Receiver
+    batches: BatchService
+    uploads: UploadService
+    pipeline: Pipeline
+    sweeper: Sweeper
+
+    async def open(self, *, owner: UUID = OWNER, expected: int | None = None) -> Batch:
+        """Open a batch."""
+        return await self.batches.open(owner, label=None, expected_uploads=expected, metadata={}, expires_in=None)
+
+    def files(self, *contents: bytes) -> list[Arrival]:
+        """Return whole files, as a parser leaves them: small ones in memory, big ones synced."""
+        return [self._file(index, content) for index, content in enumerate(contents)]
+
+    def _file(self, index: int, content: bytes) -> Arrival:
+        arrival = Arrival(index, f"{index}.bin", None, None, len(content), hashlib.sha256(content).digest())
+        if len(content) > self.limits.pack_file_bytes:
+            arrival.writer = self.store.create(new_id())
+            arrival.writer.write([content])
+            arrival.writer.sync()
+        elif content:
+            arrival.pieces = [content]
+        return arrival
+
+    async def add(self, batch: Batch, *contents: bytes) -> list[Upload]:
+        """Add files to an open batch, in one submission."""
+        _, uploads = await self.group.submit(Submission(batch.user_id, batch.id, self.files(*contents)))
+        return uploads
+
+    async def receive(
+        self, body: AsyncIterator[bytes], batch_id: UUID | None = None, *, owner: UUID = OWNER
+    ) -> Receipt:
+        """Take a multipart body in; without a batch it opens and seals its own."""
+
+        async def find_batch(_field: str | None) -> UUID | None:
+            return batch_id
+
+        return await self.receiver.receive(
+            body,
+            lambda reception: MultipartBody(BOUNDARY, reception, max_parts=self.limits.max_parts),
+            Target(owner, find_batch),
+        )
+
+    async def content(self, upload_id: UUID, owner: UUID = OWNER) -> bytes:
+        """Return an upload's bytes, which must match what is recorded of them."""
+        content = await self.uploads.open_content(owner, upload_id)
+        try:
+            data = await content.read(0, content.size_bytes)
+        finally:
+            content.close()
+        assert hashlib.sha256(data).digest() == content.sha256
+        return data
+
+    async def rows(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Return the rows of a query."""
+        async with self.database.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def value(self, query: str, *arguments: object) -> object:
+        """Return the one value of a query."""
+        return (await self.rows(query, *arguments))[0][0]
+
+    async def counted_wrong(self) -> list[UUID]:
+        """Return the batches whose account differs from their rows."""
+        return [row["id"] for row in await self.rows(WRONG_COUNTS)]
+
+
+@asynccontextmanager
+async def serving(
+    dsn: str,
+    folder: Path,
+    *,
+    store: Store | None = None,
+    limits: Limits = LIMITS,
+    buffer_bytes: int = 32 * MIB,
+    pack_bytes: int = 64 * MIB,
+    lease: timedelta = LEASE,
+    max_attempts: int = 5,
+    min_age: timedelta = timedelta(hours=1),
+    clock: Clock = utc_now,
+    ids: Ids = new_id,
+    pool_size: int = 10,
+) -> AsyncIterator[Services]:
+    """Run the group commit on a migrated database; worker and sweeper are driven by the test."""
+    local = LocalStore(folder)
+    local.prepare()
+    store = store or local
+    database = await Database.open(dsn, size=pool_size)
+    try:
+        pack = PackWriter(store, pack_bytes=pack_bytes, new_id=ids)
+        group = GroupCommit(database, pack, limits, clock=clock, new_id=ids)
+        budget = Budget(buffer_bytes)
+        receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
+        running = asyncio.create_task(group.run())
+        yield Services(
+            dsn=dsn,
+            database=database,
+            store=store,
+            limits=limits,
+            group=group,
+            budget=budget,
+            receiver=receiver,
+            batches=BatchService(database, limits, clock=clock, new_id=ids),
+            uploads=UploadService(database, store, clock=clock),
+            pipeline=Pipeline(database, store, lease=lease, max_attempts=max_attempts, clock=clock),
+            sweeper=Sweeper(database, store, lease=lease, min_age=min_age, clock=clock),
+        )
+        group.stop()
+        await asyncio.wait_for(running, 30)
+        receiver.close()
+    finally:
+        await database.close()
+
+
+class FlakyStore:
+    """A store that asks `before` first, with the name of the call; what that raises is the fault."""
+
+    def __init__(self, folder: Path, before: Callable[[str], None] | None = None) -> None:
+        self._inner: Final = LocalStore(folder)
+        self.before: Callable[[str], None] = before or (lambda _call: None)
+
+    def create(self, object_id: UUID, *, big: bool = False) -> ObjectWriter:
+        self.before("create")
+        return FlakyWriter(self, self._inner.create(object_id, big=big))
+
+    def open(self, object_id: UUID) -> ObjectReader:
+        self.before("open")
+        return self._inner.open(object_id)
+
+    def list(self) -> Iterator[UUID]:
+        self.before("list")
+        return self._inner.list()
+
+    def claim_abandoned(self, object_id: UUID) -> Claim | None:
+        self.before("claim")
+        return self._inner.claim_abandoned(object_id)
+
+
+class FlakyWriter:
+    """One object of a FlakyStore."""
+
+    def __init__(self, store: FlakyStore, inner: ObjectWriter) -> None:
+        self._store: Final = store
+        self._inner: Final = inner
+
+    @property
+    def object_id(self) -> UUID:
+        return self._inner.object_id
+
+    @property
+    def size_bytes(self) -> int:
+        return self._inner.size_bytes
+
+    def write(self, buffers: Sequence[bytes]) -> None:
+        self._store.before("write")
+        self._inner.write(buffers)
+
+    def sync(self) -> None:
+        self._store.before("sync")
+        self._inner.sync()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def discard(self) -> None:
+        self._inner.discard()
+
+
+def part(name: str, content: bytes) -> bytes:
+    """Return one file part of a multipart body."""
+    head = f'Content-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'.encode()
+    return b"--" + BOUNDARY + b"\r\n" + head + content + b"\r\n"
+
+
+def multipart(*contents: bytes, end: bool = True) -> bytes:
+    """Return a body of files called 0, 1, 2 …; without its end it is cut behind the last part."""
+    parts = b"".join(part(str(number), content) for number, content in enumerate(contents))
+    return parts + (b"--" + BOUNDARY + b"--\r\n" if end else b"")
+
+
+async def chunks(body: bytes, size: int = 64 * 1024) -> AsyncIterator[bytes]:
+    """Yield a body piece by piece, as a socket would: others get their turn in between."""
+    for start in range(0, len(body), size):
+        await asyncio.sleep(0)
+        yield body[start : start + size]
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Return bytes that differ from place to place and from seed to seed."""
+    block = hashlib.sha512(str(seed).encode()).digest() * 1024
+    return (block * (size // len(block) + 1))[:size]
+
+
+def later(seconds: float) -> datetime:
+    """Return a moment that far ahead."""
+    return utc_now() + timedelta(seconds=seconds)
