@@ -20,6 +20,9 @@ from app.settings import Settings, SettingsError, load_settings
 
 log: Final = structlog.get_logger("boatload")
 
+_SWITCH_SECONDS: Final = 0.0005
+"""How long a parsing thread may keep the interpreter from the event loop; Python's own 5 ms is a long time in a group."""
+
 cli: Final = typer.Typer(
     help="A self-hosted batch-upload service. Every setting is an environment variable BOATLOAD_<NAME>.",
     no_args_is_help=True,
@@ -56,6 +59,7 @@ def serve(
         else:
             migrate.upgrade(dsn)
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         uvicorn.run(
             create_app(settings, dsn),
             host=settings.host,

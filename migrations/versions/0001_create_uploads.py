@@ -129,7 +129,6 @@ END $$
 """
 
 INDEXES: Final = (
-    "CREATE INDEX IF NOT EXISTS idx_uploads_owner_newest ON uploads (user_id, created_at DESC, id DESC)",
     "CREATE INDEX IF NOT EXISTS idx_uploads_object_id ON uploads (object_id)",
     "CREATE INDEX IF NOT EXISTS idx_uploads_pending ON uploads (queued_at) WHERE status = 'pending'",
     "CREATE INDEX IF NOT EXISTS idx_uploads_processing ON uploads (lease_expires_at) WHERE status = 'processing'",
