@@ -19,6 +19,7 @@ from app.ingest.receive import Receiver
 from app.ingest.uploads import UploadService
 from app.jobs import queue
 from app.processing.pipeline import Pipeline
+from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
 from app.repositories.unit_of_work import reading
 from app.settings import Settings
@@ -86,7 +87,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         stack.callback(group.stop)
         background = [committing]
         if settings.worker:
-            background += _start_worker(settings, dsn, database, store, stack)
+            background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
 
         receiver = Receiver(
             store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
@@ -105,10 +106,14 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
 
 
 def _start_worker(
-    settings: Settings, dsn: str, database: Database, store: Store, stack: AsyncExitStack
+    stack: AsyncExitStack, settings: Settings, dsn: str, *, database: Database, store: Store, group: GroupCommit
 ) -> "list[asyncio.Task[None]]":
     lease = timedelta(seconds=settings.lease_seconds)
-    pipeline = Pipeline(database, store, lease=lease, max_attempts=settings.max_attempts, clock=utc_now)
+    sandbox = Sandbox(settings.objects_dir, log_level=settings.log_level, log_format=settings.log_format)
+    stack.push_async_callback(sandbox.close)
+    pipeline = Pipeline(
+        database, sandbox, lease=lease, max_attempts=settings.max_attempts, clock=utc_now, give_way=group.lull
+    )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
     sweeper = Sweeper(database, store, lease=lease, min_age=min_age, clock=utc_now)
     stop = asyncio.Event()

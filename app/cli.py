@@ -21,7 +21,7 @@ from app.settings import Settings, SettingsError, load_settings
 log: Final = structlog.get_logger("boatload")
 
 _SWITCH_SECONDS: Final = 0.0005
-"""How long a parsing thread may keep the interpreter from the event loop; Python's own 5 ms is a long time in a group."""
+"""How long a parsing thread may keep the interpreter from the event loop; Python's own 5 ms is long in a group."""
 
 cli: Final = typer.Typer(
     help="A self-hosted batch-upload service. Every setting is an environment variable BOATLOAD_<NAME>.",

@@ -2,13 +2,15 @@
 
 import logging
 import sys
-from typing import Literal
 
 import structlog
 
 
-def configure(level: str, form: Literal["auto", "console", "json"]) -> None:
-    """Send our own and every library's logs to stderr, in one form. Once, at the start of a process."""
+def configure(level: str, form: str) -> None:
+    """Send our own and every library's logs to stderr, in one form. Once, at the start of a process.
+
+    `form` is `console`, `json`, or `auto`: the first on a terminal, else the second.
+    """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -5,8 +5,9 @@ are durable before the transaction that refers to them begins.
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -29,6 +30,8 @@ log: Final = structlog.get_logger("boatload.ingest")
 
 GROUP_UPLOADS: Final = 4000
 """Most uploads in one transaction, so that none holds a batch for long."""
+LULL_SECONDS: Final = 0.05
+LONGEST_WAIT_SECONDS: Final = 0.5
 _IDLE_CHECK_SECONDS: Final = 10
 
 Kept = tuple[Batch, list[Upload]]
@@ -53,7 +56,16 @@ class Submission:
 class GroupCommit:
     """The one road from arrivals to rows. One per process; `run` must be running."""
 
-    def __init__(self, database: Database, pack: PackWriter, limits: Limits, *, clock: Clock, new_id: Ids) -> None:
+    def __init__(
+        self,
+        database: Database,
+        pack: PackWriter,
+        limits: Limits,
+        *,
+        clock: Clock,
+        new_id: Ids,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._database: Final = database
         self._pack: Final = pack
         self._limits: Final = limits
@@ -62,6 +74,8 @@ class GroupCommit:
         self._waiting: Final[deque[Submission]] = deque()
         self._wake: Final = asyncio.Event()
         self._stopping = False
+        self._monotonic: Final = monotonic
+        self._last_submission = -LULL_SECONDS
 
     async def submit(self, submission: Submission) -> Kept:
         """Make the arrivals durable and part of their batch, all or none.
@@ -72,8 +86,18 @@ class GroupCommit:
         after the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
         """
         self._waiting.append(submission)
+        self._last_submission = self._monotonic()
         self._wake.set()
         return await submission.kept
+
+    async def lull(self) -> None:
+        """Return once nobody has submitted for a moment; in a service that is always busy, soon all the same.
+
+        For work that can wait, and that would lock the batches which files are joining right now.
+        """
+        give_up = self._monotonic() + LONGEST_WAIT_SECONDS
+        while (now := self._monotonic()) < min(self._last_submission + LULL_SECONDS, give_up):  # noqa: ASYNC110 - a time
+            await asyncio.sleep(min(self._last_submission + LULL_SECONDS, give_up) - now)
 
     async def run(self) -> None:
         """Commit group after group, until `stop` was called and nothing waits."""

@@ -27,7 +27,7 @@ log: Final = structlog.get_logger("boatload.queue")
 JOB_UPLOADS: Final = 100
 """Most uploads in one job."""
 _ENTRYPOINT: Final = "process_uploads"
-_JOBS_AT_ONCE: Final = 4
+_JOBS_AT_ONCE: Final = 8
 _HEARTBEAT: Final = timedelta(seconds=6)
 _DEQUEUE: Final = timedelta(seconds=3)
 """Both small: a killed worker's job comes back after their sum."""

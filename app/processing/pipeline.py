@@ -4,8 +4,7 @@ Every step may be repeated: a claim takes only what is pending or whose lease ra
 attempt it belongs to. So a job that comes twice, or a worker that lost its lease, does no harm.
 """
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -14,36 +13,48 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, Tally, advance
-from app.domain.errors import AttemptsExhaustedError, BoatloadError, StorageUnavailableError
+from app.domain.errors import AttemptsExhaustedError
 from app.domain.ids import Clock
 from app.domain.upload import Refusal, Upload, UploadStatus
-from app.processing.inspect import HEAD_BYTES, detect_type
+from app.processing.sandbox import Sandbox, SandboxError
 from app.repositories.unit_of_work import unit_of_work
 from app.repositories.uploads import Claimed, Finished
-from app.storage.base import ObjectReader, Store
 
 log: Final = structlog.get_logger("boatload.processing")
 
 
 class Pipeline:
-    """Processes uploads. One per process."""
+    """Processes uploads. One per process.
 
-    def __init__(self, database: Database, store: Store, *, lease: timedelta, max_attempts: int, clock: Clock) -> None:
+    `give_way` returns when those who are sending files right now do not mind: both sides lock the same batches.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        sandbox: Sandbox,
+        *,
+        lease: timedelta,
+        max_attempts: int,
+        clock: Clock,
+        give_way: Callable[[], Awaitable[None]],
+    ) -> None:
         self._database: Final = database
-        self._store: Final = store
+        self._sandbox: Final = sandbox
         self._lease: Final = lease
         self._max_attempts: Final = max_attempts
         self._clock: Final = clock
+        self._give_way: Final = give_way
 
     async def process(self, upload_ids: Sequence[UUID]) -> None:
         """Bring those of the uploads that need it to a final state.
 
         Raises DatabaseUnavailableError; what was claimed then comes back when its lease runs out.
         """
+        await self._give_way()
         claimed = await self._claim(upload_ids)
         if claimed:
-            finished = await asyncio.to_thread(self._work, [claim.upload for claim in claimed])
-            await self._finish(finished)
+            await self._finish(await self._work([claim.upload for claim in claimed]))
 
     async def _claim(self, upload_ids: Sequence[UUID]) -> list[Claimed]:
         async with unit_of_work(self._database) as uow:
@@ -78,33 +89,20 @@ class Pipeline:
         now = self._clock()
         return [advance(batches[batch_id], delta, now=now) for batch_id, delta in deltas.items()]
 
-    def _work(self, uploads: Sequence[Upload]) -> list[Finished]:
-        """Process each upload. Blocks; never raises for what a file holds."""
-        readers: dict[UUID, ObjectReader] = {}
+    async def _work(self, uploads: Sequence[Upload]) -> list[Finished]:
+        """Return how the attempts ended; one that is left out is to be made again, once its lease has run out."""
+        spent = [upload for upload in uploads if upload.attempts > self._max_attempts]
+        exhausted = AttemptsExhaustedError(f"Processing was begun {self._max_attempts} times and never ended.")
+        finished = [Finished(upload, None, Refusal.of(exhausted)) for upload in spent]
+        fresh = [upload for upload in uploads if upload.attempts <= self._max_attempts]
         try:
-            ends = [self._end(upload, readers) for upload in uploads]
-            return [end for end in ends if end]
-        finally:
-            for reader in readers.values():
-                reader.close()
-
-    def _end(self, upload: Upload, readers: dict[UUID, ObjectReader]) -> Finished | None:
-        """Return how the attempt ended; None where it is to be made again, once its lease has run out."""
-        try:
-            if upload.attempts > self._max_attempts:
-                raise AttemptsExhaustedError(f"Processing was begun {self._max_attempts} times and never ended.")
-            return Finished(upload, self._inspect(upload, readers), None)
-        except StorageUnavailableError:
-            log.warning("bytes out of reach", upload_id=str(upload.id), attempt=upload.attempts)
-            return None
-        except BoatloadError as error:
-            log.warning("processing failed", upload_id=str(upload.id), attempt=upload.attempts, code=error.code)
-            return Finished(upload, None, Refusal.of(error))
-
-    def _inspect(self, upload: Upload, readers: dict[UUID, ObjectReader]) -> str:
-        assert upload.object_id is not None
-        assert upload.object_offset is not None
-        reader = readers.get(upload.object_id)
-        if reader is None:
-            reader = readers[upload.object_id] = self._store.open(upload.object_id)
-        return detect_type(reader.read(upload.object_offset, min(upload.received_bytes, HEAD_BYTES)))
+            types = await self._sandbox.detect_types(fresh) if fresh else []
+        except SandboxError as error:
+            log.warning("sandbox lost", uploads=len(fresh), reason=str(error))
+            types = [None] * len(fresh)
+        for upload, detected_type in zip(fresh, types, strict=True):
+            if detected_type is None:
+                log.warning("to be tried again", upload_id=str(upload.id), attempt=upload.attempts)
+            else:
+                finished.append(Finished(upload, detected_type, None))
+        return finished
