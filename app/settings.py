@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 PREFIX: Final = "BOATLOAD_"
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+DAY: Final = 24 * 3600
 
 
 class SettingsError(Exception):
@@ -63,13 +64,13 @@ class Settings(BaseSettings):
     allow_anonymous: Annotated[
         bool, Field(description="Serve everyone who can reach the port, without credentials, on any address.")
     ] = False
-    max_file_bytes: Annotated[int, Field(ge=1, description="Largest file.")] = 50 * GIB
-    max_request_bytes: Annotated[int, Field(ge=1, description="Largest request body.")] = 64 * GIB
+    max_file_bytes: Annotated[int, Field(ge=1, le=2**60, description="Largest file.")] = 50 * GIB
+    max_request_bytes: Annotated[int, Field(ge=1, le=2**60, description="Largest request body.")] = 64 * GIB
     max_parts: Annotated[int, Field(ge=1, description="Most parts, files and fields, in one multipart body.")] = 20_000
-    max_files_per_batch: Annotated[int, Field(ge=1, description="Most uploads in one batch.")] = 1_000_000
-    batch_expires_seconds: Annotated[int, Field(ge=60, description="Life of a batch whose opener names none.")] = (
-        30 * 24 * 3600
-    )
+    max_files_per_batch: Annotated[int, Field(ge=1, le=2**31 - 1, description="Most uploads in one batch.")] = 1_000_000
+    batch_expires_seconds: Annotated[
+        int, Field(ge=60, le=366 * DAY, description="Life of a batch whose opener names none.")
+    ] = 30 * DAY
     pack_file_bytes: Annotated[
         int, Field(ge=0, le=MIB, description="Files up to this size share an object; 0 gives each its own.")
     ] = MIB
@@ -82,7 +83,7 @@ class Settings(BaseSettings):
     ] = 15
     max_attempts: Annotated[int, Field(ge=1, le=100, description="Tries at one upload before it is failed.")] = 5
     sweep_interval_seconds: Annotated[
-        float, Field(ge=0.1, description="How often bytes that no upload refers to are looked for.")
+        float, Field(ge=0.1, le=7 * DAY, description="How often bytes that no upload refers to are looked for.")
     ] = 3600
     shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (

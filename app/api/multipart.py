@@ -25,7 +25,8 @@ _MAX_BOUNDARY: Final = 70
 _MAX_HEADERS: Final = 8
 _MAX_HEADER_BYTES: Final = 4096
 _USUAL: Final = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?')
-_PARAMETER: Final = re.compile(rb'\s*;\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^\s;"]*)', re.DOTALL)
+_KIND: Final = re.compile(rb"[ \t]*([^ \t;]*)")
+_PARAMETER: Final = re.compile(rb'[ \t]*;[ \t]*([^\s=;"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^\s;"]*)', re.DOTALL)
 _PLAIN_ENCODINGS: Final = frozenset({b"7bit", b"8bit", b"binary"})
 _MEDIA_TYPE: Final = re.compile(rb"[\x20-\x7e]+")
 
@@ -63,7 +64,7 @@ class MultipartBody:
         self._name = b""
         self._value = b""
         self._headers: dict[bytes, bytes] = {}
-        self._field: tuple[str, list[bytes]] | None = None
+        self._field: tuple[str, bytearray] | None = None
         self._parser: Final = MultipartParser(
             boundary,
             {
@@ -93,7 +94,8 @@ class MultipartBody:
             raise MalformedMultipartError(f"The body is not well-formed multipart: {error}.") from error
         if self._ended:
             recent = self._tail + data
-            self._pass_over(recent[recent.find(self._closing) + len(self._closing) :] if self._parts else b"")
+            marker = self._closing if self._parts else self._closing.removeprefix(b"\r\n")
+            self._pass_over(recent[recent.find(marker) + len(marker) :])
         self._tail = (self._tail + data[-len(self._closing) :])[-len(self._closing) :]
 
     def finish(self) -> None:
@@ -146,7 +148,7 @@ class MultipartBody:
         name, filename = _disposition(headers.get(b"content-disposition", b""))
         content_type = headers.get(b"content-type")
         if filename is None and (content_type is None or content_type.lstrip().lower().startswith(b"text/plain")):
-            self._field = (name, [])
+            self._field = (name, bytearray())
         else:
             self._reception.begin_file(filename, _media_type(content_type))
 
@@ -155,17 +157,18 @@ class MultipartBody:
         if self._field is None:
             self._reception.add(piece)
             return
-        self._field[1].append(piece)
-        if sum(map(len, self._field[1])) > MAX_FIELD_BYTES:
+        value = self._field[1]
+        value += piece
+        if len(value) > MAX_FIELD_BYTES:
             raise FieldTooLargeError(f"A text field is over {MAX_FIELD_BYTES} bytes.", max_field_bytes=MAX_FIELD_BYTES)
 
     def _part_end(self) -> None:
         if self._field is None:
             self._reception.end_file()
             return
-        name, pieces = self._field
+        name, value = self._field
         self._field = None
-        self._reception.add_field(name, b"".join(pieces).decode(errors="replace"))
+        self._reception.add_field(name, value.decode(errors="replace"))
 
     def _end(self) -> None:
         self._ended = True
@@ -176,17 +179,17 @@ def _disposition(value: bytes) -> tuple[str, bytes | None]:
     usual = _USUAL.fullmatch(value)
     if usual:
         return usual[1].decode(errors="replace"), usual[2]
-    kind, rest = re.match(rb"\s*([^\s;]*)(.*)", value, re.DOTALL).groups()  # type: ignore[union-attr]  # matches all
+    kind = _KIND.match(value)
+    assert kind is not None
     parameters: dict[bytes, bytes] = {}
-    position = 0
-    for match in _PARAMETER.finditer(rest):
-        if match.start() != position or match[1].lower() in parameters:
+    position = kind.end()
+    while match := _PARAMETER.match(value, position):
+        name, raw = match[1].lower(), match[2]
+        if name in parameters:
             break
         position = match.end()
-        raw = match[2]
-        quoted = raw[1:-1].replace(b'\\"', b'"').replace(b"\\\\", b"\\") if raw[:1] == b'"' else raw
-        parameters[match[1].lower()] = quoted
-    if kind.lower() != b"form-data" or b"name" not in parameters or rest[position:].strip(b" \t;"):
+        parameters[name] = raw[1:-1].replace(b'\\"', b'"').replace(b"\\\\", b"\\") if raw[:1] == b'"' else raw
+    if kind[1].lower() != b"form-data" or b"name" not in parameters or value[position:].strip(b" \t;"):
         raise MalformedMultipartError("A part has no Content-Disposition: form-data with one name.")
     filename = parameters.get(b"filename")
     if filename is None and b"filename*" in parameters:

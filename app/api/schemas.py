@@ -183,7 +183,7 @@ def batch_out(batch: domain.Batch) -> Batch:
         cancelled_uploads=batch.cancelled_uploads,
         total_bytes=batch.total_bytes,
         received_bytes=batch.received_bytes,
-        progress_percentage=round(100 * batch.processed_uploads / total, 2) if total else 0.0,
+        progress_percentage=10_000 * batch.processed_uploads // total / 100 if total else 0.0,
         error_message=batch.error_message,
         metadata=batch.metadata,  # type: ignore[arg-type]  # it came out of a jsonb column
         version=batch.version,

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 
@@ -35,7 +36,8 @@ class Budget:
             if turn.done() and not turn.cancelled():
                 self.give(size)
             else:
-                self._waiting.remove((size, turn))
+                with suppress(ValueError):  # gone already where bytes came back at the same moment
+                    self._waiting.remove((size, turn))
                 self._admit()
             raise
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Final, Self
 
 from app.domain.errors import RequestTooLargeError
@@ -30,6 +29,8 @@ class Intake:
         self._news: Final = asyncio.Event()
         self._room: Final = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
+        self.waited = False
+        """Whether the last `step` had to wait: what it returned came later than it was asked for."""
 
     async def __aenter__(self) -> Self:
         self._reading = asyncio.create_task(self._read())
@@ -39,10 +40,13 @@ class Intake:
     async def __aexit__(self, *_: object) -> None:
         assert self._reading is not None
         self._reading.cancel()
-        with suppress(asyncio.CancelledError, Exception):
-            await self._reading
-        self._budget.give(self._gathered)
-        self._gathered = 0
+        try:
+            await asyncio.wait([self._reading])
+        finally:
+            if self._reading.done() and not self._reading.cancelled():
+                self._reading.exception()  # whoever wanted to know has asked `step`
+            self._budget.give(self._gathered)
+            self._gathered = 0
 
     async def step(self) -> list[bytes] | None:
         """Return the chunks that have gathered; an empty list where the budget is empty; None at the end.
@@ -51,13 +55,14 @@ class Intake:
         RequestTooLargeError past `max_bytes`, and whatever `body` raised.
         """
         assert self._reading is not None
+        self.waited = not self._news.is_set()
         while True:
             await self._news.wait()
             self._news.clear()
             if self._chunks:
                 chunks, self._chunks, self._gathered = self._chunks, [], 0
                 self._room.set()
-                if self._reading.done():
+                if self._reading.done() or self._starved:
                     self._news.set()
                 return chunks
             if self._reading.done():

@@ -11,7 +11,7 @@ from app.domain.batch import Batch
 from app.domain.errors import BoatloadError, InvalidFieldError, InvalidFilenameError, NoFilesError
 from app.domain.filename import parse_filename, printable
 from app.domain.ids import Ids
-from app.domain.limits import Limits
+from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
@@ -20,6 +20,8 @@ from app.ingest.intake import Intake
 from app.storage.base import Store
 
 _HASHERS: Final = 2
+_KNOWN_FIELDS: Final = frozenset({"batch_id"})
+_HOLD_BYTES: Final = 4 * STEP_BYTES
 
 
 class BodyParser(Protocol):
@@ -68,6 +70,7 @@ class Reception:
         self._assembly: Assembly | None = None
         self.files = 0
         self.fields: Final[dict[str, str]] = {}
+        """The text fields that mean something here; others are passed over."""
         self.ready: list[Arrival] = []
 
     @property
@@ -109,8 +112,10 @@ class Reception:
 
     def add_field(self, name: str, value: str) -> None:
         """Take a text field. Raises InvalidFieldError for a `batch_id` behind the first file."""
-        if name == "batch_id" and self.files:
-            raise InvalidFieldError("The field batch_id must come before the first file.", field=name)
+        if name not in _KNOWN_FIELDS:
+            return
+        if self.files:
+            raise InvalidFieldError(f"The field {name} must come before the first file.", field=name)
         self.fields[name] = value
 
     def spill(self) -> None:
@@ -156,7 +161,7 @@ class Receiver:
         try:
             async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:
                 while (chunks := await intake.step()) is not None:
-                    await session.take(chunks)
+                    await session.take(chunks, late=intake.waited)
             await session.finish()
         except BoatloadError as error:
             session.receipt.error = error
@@ -182,24 +187,27 @@ class _Session:
         self._held_bytes = 0
         self._submitted: Final[list[asyncio.Task[Kept]]] = []
 
-    async def take(self, chunks: list[bytes]) -> None:
-        """Parse one step, while what became whole in the one before is being committed.
+    async def take(self, chunks: list[bytes], *, late: bool) -> None:
+        """Parse one step, while what became whole in those before is being committed.
 
-        Raises what is wrong with the bytes, or what befell an earlier submission.
+        Files that came at one go are committed at one go: what is whole is held back while more is there already, up
+        to `_HOLD_BYTES`. `late` says that this step had to be waited for. Raises what is wrong with the bytes, or what
+        befell an earlier submission.
         """
         self._held_bytes += sum(map(len, chunks))
-        await self._submit()
+        if late or not chunks or self._reception.memory_bytes >= _HOLD_BYTES:
+            await self._submit()
         for task in self._submitted:
             if task.done():
                 task.result()
         try:
-            await asyncio.to_thread(self._work, chunks)
+            await _to_its_end(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
 
     async def finish(self) -> None:
         """End a body that came to its end: its last files, and the seal of a batch opened for it, in one commit."""
-        await asyncio.to_thread(self._parser.finish)
+        await _to_its_end(self._parser.finish)
         if not self._reception.files:
             raise NoFilesError("The body holds no file part.")
         await self._submit(last=True)
@@ -258,3 +266,13 @@ class _Session:
             return await self._group.submit(submission)
         finally:
             self._budget.give(memory)
+
+
+async def _to_its_end(work: Callable[..., None], *arguments: object) -> None:
+    """Run in a thread, and do not return before that is done, even when cancelled: what follows touches the same."""
+    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        await asyncio.wait([working])
+        raise

@@ -8,6 +8,7 @@ nothing.
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from app.storage.sinks import CachedSink, DirectSink
 log: Final = structlog.get_logger("boatload.storage")
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NAME: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 
 
@@ -32,22 +34,29 @@ class LocalStore:
         self.root: Final = root
 
     def prepare(self) -> None:
-        """Make the folder and its 256 subfolders, durably. Idempotent. Raises StorageUnavailableError."""
+        """Make the folder and its 256 subfolders, durably. Idempotent. Raises StorageUnavailableError.
+
+        All folders above are synced as well, each time: an earlier start may have been killed before it did.
+        """
         with _translated("prepare", self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            missing = [self.root / shard for shard in _SHARDS if not (self.root / shard).is_dir()]
-            for folder in missing:
-                folder.mkdir(mode=0o700, exist_ok=True)
-            if missing:
-                _sync_folder(self.root)
-                _sync_folder(self.root.parent)
+            for shard in _SHARDS:
+                (self.root / shard).mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(self.root)
+            for folder in self.root.absolute().parents:
+                with suppress(PermissionError):  # not ours to read, so not of our making
+                    _sync_folder(folder)
 
     def create(self, object_id: UUID, *, big: bool = False) -> "LocalWriter":
         """Begin a new file. Its name becomes durable with the first `sync`."""
         path = self._path(object_id)
         with _translated("create", path):
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise
         return LocalWriter(object_id, path, descriptor, sink=DirectSink(descriptor) if big else CachedSink(descriptor))
 
     def open(self, object_id: UUID) -> "LocalReader":
@@ -62,7 +71,7 @@ class LocalStore:
             with _translated("list", self.root / shard), os.scandir(self.root / shard) as entries:
                 names = [entry.name for entry in entries]
             for name in names:
-                with suppress(ValueError):
+                if _NAME.fullmatch(name):
                     yield UUID(name)
 
     def claim_abandoned(self, object_id: UUID) -> "LocalClaim | None":
