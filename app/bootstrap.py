@@ -115,7 +115,7 @@ def _start_worker(
         database, sandbox, lease=lease, max_attempts=settings.max_attempts, clock=utc_now, give_way=group.lull
     )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
-    sweeper = Sweeper(database, store, lease=lease, min_age=min_age, clock=utc_now)
+    sweeper = Sweeper(database, store, min_age=min_age, clock=utc_now)
     stop = asyncio.Event()
     tasks = [
         _start("worker", queue.consume(dsn, pipeline.process, stop)),

@@ -38,7 +38,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.InvalidFieldError: (422, "Invalid field"),
     errors.InvalidFilenameError: (422, "Invalid file name"),
     errors.FileTooLargeError: (413, "File too large"),
-    errors.ProcessorFailedError: (422, "Processing failed"),
+    errors.ProcessorCrashedError: (422, "Processing crashed"),
     errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.StorageFullError: (507, "Storage full"),
     errors.StorageUnavailableError: (503, "Storage unavailable"),

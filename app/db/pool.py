@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import asyncpg
 import structlog
@@ -24,17 +24,24 @@ COMMAND_SECONDS: Final = 60
 """How long one statement may take."""
 
 _LOST: Final = (
-    OSError,
+    ConnectionError,
     TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ObjectNotInPrerequisiteStateError,
     asyncpg.DiskFullError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
     asyncpg.InterfaceError,
 )
+_CONNECTING: Final = (*_LOST, OSError)
 
 
 class Database:
@@ -50,7 +57,7 @@ class Database:
         A connection that broke is replaced at its next use, so a restart of PostgreSQL needs nothing from us. Raises
         DatabaseUnavailableError.
         """
-        with translated():
+        with translated(_CONNECTING):
             pool = await asyncpg.create_pool(
                 dsn,
                 min_size=1,
@@ -72,27 +79,35 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> "AsyncGenerator[Connection]":
         """Lend a connection; each statement is its own transaction. Raises DatabaseUnavailableError."""
-        with translated():
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+        with translated(_CONNECTING):
+            connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        try:
+            with translated():
                 yield connection
+        finally:
+            with translated():
+                await self._pool.release(connection)
 
     @asynccontextmanager
-    async def transaction(self) -> "AsyncGenerator[Connection]":
+    async def transaction(self, *, snapshot: bool = False) -> "AsyncGenerator[Connection]":
         """Lend a connection in a transaction: committed on the way out, rolled back on an error.
 
-        Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
+        With `snapshot` all its statements see one moment (REPEATABLE READ). Raises DatabaseUnavailableError, after
+        which it is unknown whether the transaction was committed.
         """
-        with translated():
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
-                yield connection
+        isolation: Literal["repeatable_read", "read_committed"] = "repeatable_read" if snapshot else "read_committed"
+        async with self.connection() as connection, connection.transaction(isolation=isolation):
+            yield connection
 
 
 @contextmanager
-def translated() -> Generator[None]:
+def translated(errors: tuple[type[Exception], ...] = _LOST) -> Generator[None]:
     """Turn whatever means that the database is lost into DatabaseUnavailableError; logged here, once."""
     try:
         yield
-    except _LOST as error:
+    except asyncpg.DataError:
+        raise  # an InterfaceError by birth, but a fault of ours
+    except errors as error:
         log.warning("database lost", error=f"{type(error).__name__}: {error}")
         raise DatabaseUnavailableError from error
 

@@ -105,6 +105,45 @@ class Tally:
         )
 
 
+def new_batch(
+    batch_id: UUID,
+    user_id: UUID,
+    *,
+    now: datetime,
+    expires_at: datetime,
+    label: str | None = None,
+    expected_uploads: int | None = None,
+    metadata: Mapping[str, object] | None = None,
+) -> Batch:
+    """Return an empty batch."""
+    return Batch(
+        id=batch_id,
+        user_id=user_id,
+        label=label,
+        status=BatchStatus.PENDING,
+        expected_uploads=expected_uploads,
+        total_uploads=0,
+        receiving_uploads=0,
+        pending_uploads=0,
+        processing_uploads=0,
+        processed_uploads=0,
+        successful_uploads=0,
+        failed_uploads=0,
+        cancelled_uploads=0,
+        total_bytes=0,
+        received_bytes=0,
+        error_message=None,
+        metadata=metadata or {},
+        version=1,
+        created_at=now,
+        started_at=None,
+        sealed_at=None,
+        completed_at=None,
+        updated_at=now,
+        expires_at=expires_at,
+    )
+
+
 def tally(uploads: Iterable[Upload]) -> Tally:
     """Count rows."""
     counts = dict.fromkeys(UploadStatus, 0)

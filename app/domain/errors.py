@@ -130,10 +130,10 @@ class FileTooLargeError(BoatloadError):
     code = "file-too-large"
 
 
-class ProcessorFailedError(BoatloadError):
-    """The bytes were stored, and could not be processed."""
+class ProcessorCrashedError(BoatloadError):
+    """The bytes were stored, and whatever looked into them crashed or hung."""
 
-    code = "processor-failed"
+    code = "processor-crashed"
 
 
 class AttemptsExhaustedError(BoatloadError):

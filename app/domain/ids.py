@@ -16,6 +16,7 @@ LOCAL_OWNER: Final = UUID("00000000-0000-8000-8000-000000000001")
 
 _VERSION_AND_VARIANT: Final = 0x7 << 76 | 0b10 << 62
 _POOL_BYTES: Final = 4096
+_END_OF_TIME: Final = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 class UuidSeven:
@@ -53,5 +54,5 @@ def utc_now() -> datetime:
 
 
 def made_at(identity: UUID) -> datetime:
-    """Return when a UUIDv7 was made, to the millisecond."""
-    return datetime.fromtimestamp((identity.int >> 80) / 1000, UTC)
+    """Return when a UUIDv7 was made, to the millisecond; for what only looks like one, some time up to year 9999."""
+    return datetime.fromtimestamp(min((identity.int >> 80) / 1000, _END_OF_TIME), UTC)

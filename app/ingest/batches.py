@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
-from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel
+from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, new_batch
 from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
@@ -30,18 +30,20 @@ class BatchService:
         metadata: dict[str, object],
         expires_in: timedelta | None,
     ) -> Batch:
-        """Open an empty batch. Raises BatchFullError where more are expected than a batch may hold."""
+        """Open an empty batch."""
         now = self._clock()
+        batch = new_batch(
+            self._new_id(),
+            owner,
+            now=now,
+            expires_at=now + (expires_in or self._limits.batch_lifetime),
+            label=label,
+            expected_uploads=expected_uploads,
+            metadata=metadata,
+        )
         async with reading(self._database) as uow:
-            return await uow.batches.insert(
-                batch_id=self._new_id(),
-                user_id=owner,
-                label=label,
-                expected_uploads=expected_uploads,
-                metadata=metadata,
-                now=now,
-                expires_at=now + (expires_in or self._limits.batch_lifetime),
-            )
+            await uow.batches.insert(batch)
+        return batch
 
     async def get(self, owner: UUID, batch_id: UUID) -> Batch:
         """Return a batch."""

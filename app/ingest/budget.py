@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
@@ -16,6 +17,15 @@ class Budget:
         self.total_bytes: Final = total_bytes
         self.free_bytes = total_bytes
         self._waiting: Final[deque[tuple[int, asyncio.Future[None]]]] = deque()
+        self._holders: Final[set[Callable[[], None]]] = set()
+
+    def watch(self, shortage: Callable[[], None]) -> None:
+        """Have `shortage` called whenever somebody finds too few bytes, so that those who can spare some do."""
+        self._holders.add(shortage)
+
+    def unwatch(self, shortage: Callable[[], None]) -> None:
+        """Undo `watch`."""
+        self._holders.discard(shortage)
 
     def try_take(self, size: int) -> bool:
         """Take `size` bytes if they are free and nobody waits; say whether they were."""
@@ -30,6 +40,8 @@ class Budget:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
+        for shortage in self._holders:
+            shortage()
         try:
             await turn
         except asyncio.CancelledError:

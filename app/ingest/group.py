@@ -16,8 +16,8 @@ from uuid import UUID
 import structlog
 
 from app.db.pool import Database
-from app.domain.batch import FINAL_BATCH, Batch, admit, advance, tally
-from app.domain.errors import BoatloadError, NotFoundError
+from app.domain.batch import FINAL_BATCH, Batch, admit, advance, new_batch, tally
+from app.domain.errors import BoatloadError, NotFoundError, StorageUnavailableError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.upload import Upload, UploadStatus
@@ -48,9 +48,13 @@ class Submission:
     """Whether the batch is to be opened first, under that id."""
     seals: bool = False
     """Whether the batch is to be sealed behind the arrivals."""
+    behind: "Submission | None" = None
+    """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
     kept: asyncio.Future[Kept] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     places: list[tuple[UUID, int] | None] = field(default_factory=list)
     """For each arrival its object and offset, once it is durable."""
+    refusal: BoatloadError | None = None
+    """Why it was refused."""
 
 
 class GroupCommit:
@@ -85,6 +89,10 @@ class GroupCommit:
         TooManyUploadsError, BatchFullError, StorageFullError, StorageUnavailableError or DatabaseUnavailableError;
         after the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
         """
+        if self._stopping:
+            _refuse([submission], StorageUnavailableError())
+            self._let_go([submission])
+            return await submission.kept
         self._waiting.append(submission)
         self._last_submission = self._monotonic()
         self._wake.set()
@@ -113,9 +121,9 @@ class GroupCommit:
                 await self._commit(group)
             except BoatloadError as error:
                 _refuse(group, error)
-            except Exception as error:  # the loop must survive; each waiter is given the error
+            except Exception:  # the loop must survive
                 log.exception("group commit failed", submissions=len(group))
-                _refuse(group, error)
+                _refuse(group, StorageUnavailableError())
             await asyncio.to_thread(self._let_go, group)
         await asyncio.to_thread(self._pack.close)
 
@@ -134,10 +142,12 @@ class GroupCommit:
     async def _commit(self, group: Sequence[Submission]) -> None:
         if any(submission.arrivals for submission in group):
             await asyncio.to_thread(self._place, group)
+        opened = {one.batch_id: self._new_batch(one) for one in group if one.opens}
+        moved: dict[UUID, Batch] = {}
         kept: list[tuple[Submission, list[Upload]]] = []
         async with unit_of_work(self._database) as uow:
-            batches = await self._lock(uow, group)
-            moved: dict[UUID, Batch] = {}
+            known = {submission.batch_id for submission in group} - opened.keys()
+            batches = opened | (await uow.batches.lock(known) if known else {})
             for submission in group:
                 batch = moved.get(submission.batch_id) or batches.get(submission.batch_id)
                 try:
@@ -148,29 +158,17 @@ class GroupCommit:
                 kept.append((submission, uploads))
                 if after is not batch:
                     moved[after.id] = after
+            for batch_id in opened.keys() & moved.keys():
+                await uow.batches.insert(opened[batch_id])
             await self._write(uow, moved, [upload for _, uploads in kept for upload in uploads])
         for submission, uploads in kept:
             if not submission.kept.done():
                 batch = moved.get(submission.batch_id) or batches[submission.batch_id]
                 submission.kept.set_result((batch, uploads))
 
-    async def _lock(self, uow: UnitOfWork, group: Sequence[Submission]) -> dict[UUID, Batch]:
-        """Lock the batches of the group, those that it opens included."""
-        opened = {}
-        for submission in group:
-            if submission.opens:
-                now = self._clock()
-                opened[submission.batch_id] = await uow.batches.insert(
-                    batch_id=submission.batch_id,
-                    user_id=submission.owner,
-                    label=None,
-                    expected_uploads=None,
-                    metadata={},
-                    now=now,
-                    expires_at=now + self._limits.batch_lifetime,
-                )
-        known = {submission.batch_id for submission in group} - opened.keys()
-        return opened | (await uow.batches.lock(known) if known else {})
+    def _new_batch(self, submission: Submission) -> Batch:
+        now = self._clock()
+        return new_batch(submission.batch_id, submission.owner, now=now, expires_at=now + self._limits.batch_lifetime)
 
     def _place(self, group: Sequence[Submission]) -> None:
         """Append the small files to the open pack, and note where everything lies. Blocks."""
@@ -188,6 +186,8 @@ class GroupCommit:
 
     def _join(self, batch: Batch | None, submission: Submission) -> tuple[Batch, list[Upload]]:
         """Return the batch with the submission in it, and the rows that this makes. Pure but for ids and the clock."""
+        if submission.behind and submission.behind.refusal:
+            raise submission.behind.refusal
         if batch is None or batch.user_id != submission.owner:
             raise NotFoundError
         now = self._clock()
@@ -251,7 +251,8 @@ def _is_small(arrival: Arrival) -> bool:
     return arrival.writer is None and arrival.refusal is None
 
 
-def _refuse(group: Sequence[Submission], error: BaseException) -> None:
+def _refuse(group: Sequence[Submission], error: BoatloadError) -> None:
     for submission in group:
+        submission.refusal = submission.refusal or error
         if not submission.kept.done():
             submission.kept.set_exception(error)

@@ -29,16 +29,16 @@ class Intake:
         self._news: Final = asyncio.Event()
         self._room: Final = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
-        self.waited = False
-        """Whether the last `step` had to wait: what it returned came later than it was asked for."""
 
     async def __aenter__(self) -> Self:
+        self._budget.watch(self._shortage)
         self._reading = asyncio.create_task(self._read())
         self._reading.add_done_callback(lambda _: self._news.set())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         assert self._reading is not None
+        self._budget.unwatch(self._shortage)
         self._reading.cancel()
         try:
             await asyncio.wait([self._reading])
@@ -48,14 +48,18 @@ class Intake:
             self._budget.give(self._gathered)
             self._gathered = 0
 
-    async def step(self) -> list[bytes] | None:
-        """Return the chunks that have gathered; an empty list where the budget is empty; None at the end.
+    @property
+    def idle(self) -> bool:
+        """Whether `step` would have to wait."""
+        return not self._news.is_set()
 
-        An empty list asks the caller to let go of what memory it can, and is returned once for each shortage. Raises
-        RequestTooLargeError past `max_bytes`, and whatever `body` raised.
+    async def step(self) -> list[bytes] | None:
+        """Return the chunks that have gathered; an empty list where memory is short; None at the end.
+
+        An empty list asks the caller to let go of what memory it can: somebody, here or elsewhere, waits for some.
+        Raises RequestTooLargeError past `max_bytes`, and whatever `body` raised.
         """
         assert self._reading is not None
-        self.waited = not self._news.is_set()
         while True:
             await self._news.wait()
             self._news.clear()
@@ -73,6 +77,10 @@ class Intake:
                 self._starved = False
                 return []
 
+    def _shortage(self) -> None:
+        self._starved = True
+        self._news.set()
+
     async def _read(self) -> None:
         total = 0
         async for chunk in self._body:
@@ -81,11 +89,7 @@ class Intake:
                 raise RequestTooLargeError(
                     f"The body is over {self._max_bytes} bytes.", max_request_bytes=self._max_bytes
                 )
-            if not self._budget.try_take(len(chunk)):
-                self._starved = True
-                self._news.set()
-                await self._budget.take(len(chunk))
-                self._starved = False
+            await self._budget.take(len(chunk))
             self._chunks.append(chunk)
             self._gathered += len(chunk)
             self._news.set()

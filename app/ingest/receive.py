@@ -160,8 +160,13 @@ class Receiver:
         session = _Session(reception, make_parser(reception), self._group, self._budget, target)
         try:
             async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:
-                while (chunks := await intake.step()) is not None:
-                    await session.take(chunks, late=intake.waited)
+                while True:
+                    if intake.idle:
+                        await session.commit_whole()
+                    chunks = await intake.step()
+                    if chunks is None:
+                        break
+                    await session.take(chunks)
             await session.finish()
         except BoatloadError as error:
             session.receipt.error = error
@@ -184,18 +189,18 @@ class _Session:
         self._target: Final = target
         self._batch_id: UUID | None = None
         self._opens = False
+        self._last: Submission | None = None
         self._held_bytes = 0
         self._submitted: Final[list[asyncio.Task[Kept]]] = []
 
-    async def take(self, chunks: list[bytes], *, late: bool) -> None:
-        """Parse one step, while what became whole in those before is being committed.
+    async def take(self, chunks: list[bytes]) -> None:
+        """Parse one step, while what was submitted before is being committed.
 
         Files that came at one go are committed at one go: what is whole is held back while more is there already, up
-        to `_HOLD_BYTES`. `late` says that this step had to be waited for. Raises what is wrong with the bytes, or what
-        befell an earlier submission.
+        to `_HOLD_BYTES`. Raises what is wrong with the bytes, or what befell an earlier submission.
         """
         self._held_bytes += sum(map(len, chunks))
-        if late or not chunks or self._reception.memory_bytes >= _HOLD_BYTES:
+        if not chunks or self._reception.memory_bytes >= _HOLD_BYTES:
             await self._submit()
         for task in self._submitted:
             if task.done():
@@ -204,6 +209,10 @@ class _Session:
             await _to_its_end(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
+
+    async def commit_whole(self) -> None:
+        """Have what is whole committed, because nothing more is there yet. Raises what keeps it from its batch."""
+        await self._submit()
 
     async def finish(self) -> None:
         """End a body that came to its end: its last files, and the seal of a batch opened for it, in one commit."""
@@ -257,7 +266,9 @@ class _Session:
             arrivals=ready,
             opens=self._batch_id is None,
             seals=last and self._opens,
+            behind=self._last,
         )
+        self._last = submission
         self._batch_id = submission.batch_id
         self._submitted.append(asyncio.create_task(self._commit(submission, memory)))
 

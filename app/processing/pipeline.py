@@ -13,7 +13,7 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, Tally, advance
-from app.domain.errors import AttemptsExhaustedError
+from app.domain.errors import AttemptsExhaustedError, BoatloadError, ProcessorCrashedError
 from app.domain.ids import Clock
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.processing.sandbox import Sandbox, SandboxError
@@ -21,6 +21,11 @@ from app.repositories.unit_of_work import unit_of_work
 from app.repositories.uploads import Claimed, Finished
 
 log: Final = structlog.get_logger("boatload.processing")
+
+_ENDED: Final = {
+    UploadStatus.COMPLETED: Tally(processing=-1, successful=1),
+    UploadStatus.FAILED: Tally(processing=-1, failed=1),
+}
 
 
 class Pipeline:
@@ -54,55 +59,71 @@ class Pipeline:
         await self._give_way()
         claimed = await self._claim(upload_ids)
         if claimed:
-            await self._finish(await self._work([claim.upload for claim in claimed]))
+            finished, released = await self._work([claim.upload for claim in claimed])
+            await self._finish(finished, released)
 
     async def _claim(self, upload_ids: Sequence[UUID]) -> list[Claimed]:
         async with unit_of_work(self._database) as uow:
             batches = await uow.batches.lock(await uow.uploads.batches_of(upload_ids))
             versions = {batch.id: batch.version + 1 for batch in batches.values()}
             claimed = await uow.uploads.claim(upload_ids, lease=self._lease, versions=versions, now=self._clock())
-            deltas: dict[UUID, Tally] = {}
-            for claim in claimed:
-                if claim.upload.batch_id:
-                    fresh = int(claim.status_before is UploadStatus.PENDING)
-                    one = Tally(pending=-fresh, processing=fresh)
-                    deltas[claim.upload.batch_id] = one + deltas.get(claim.upload.batch_id, Tally())
-            await uow.batches.save(self._advance(batches, deltas))
+            fresh = [claim.status_before is UploadStatus.PENDING for claim in claimed]
+            changes = [
+                (claim.upload.batch_id, Tally(pending=-int(one), processing=int(one)))
+                for claim, one in zip(claimed, fresh, strict=True)
+            ]
+            await uow.batches.save(self._advance(batches, changes))
         return claimed
 
-    async def _finish(self, finished: Sequence[Finished]) -> None:
-        async with unit_of_work(self._database) as uow:
-            batches = await uow.batches.lock({end.upload.batch_id for end in finished if end.upload.batch_id})
-            versions = {batch.id: batch.version + 1 for batch in batches.values()}
-            ended = await uow.uploads.finish(finished, versions=versions, now=self._clock())
-            deltas: dict[UUID, Tally] = {}
-            for batch_id, status in ended:
-                if batch_id:
-                    good = status is UploadStatus.COMPLETED
-                    one = Tally(processing=-1, successful=int(good), failed=int(not good))
-                    deltas[batch_id] = one + deltas.get(batch_id, Tally())
-            await uow.batches.save(self._advance(batches, deltas))
-        if len(ended) < len(finished):
-            log.info("attempts overtaken", finished=len(finished), kept=len(ended))
-
-    def _advance(self, batches: dict[UUID, Batch], deltas: dict[UUID, Tally]) -> list[Batch]:
-        now = self._clock()
-        return [advance(batches[batch_id], delta, now=now) for batch_id, delta in deltas.items()]
-
-    async def _work(self, uploads: Sequence[Upload]) -> list[Finished]:
-        """Return how the attempts ended; one that is left out is to be made again, once its lease has run out."""
+    async def _work(self, uploads: Sequence[Upload]) -> tuple[list[Finished], list[Upload]]:
+        """Return how the attempts ended, and the uploads whose bytes were out of reach, which is no fault of theirs."""
         spent = [upload for upload in uploads if upload.attempts > self._max_attempts]
         exhausted = AttemptsExhaustedError(f"Processing was begun {self._max_attempts} times and never ended.")
         finished = [Finished(upload, None, Refusal.of(exhausted)) for upload in spent]
+        released = []
         fresh = [upload for upload in uploads if upload.attempts <= self._max_attempts]
-        try:
-            types = await self._sandbox.detect_types(fresh) if fresh else []
-        except SandboxError as error:
-            log.warning("sandbox lost", uploads=len(fresh), reason=str(error))
-            types = [None] * len(fresh)
-        for upload, detected_type in zip(fresh, types, strict=True):
-            if detected_type is None:
-                log.warning("to be tried again", upload_id=str(upload.id), attempt=upload.attempts)
+        for upload, found in zip(fresh, await self._detect(fresh), strict=True):
+            if found is None:
+                log.warning("bytes out of reach", upload_id=str(upload.id), attempt=upload.attempts)
+                released.append(upload)
+            elif isinstance(found, BoatloadError):
+                log.warning("processing failed", upload_id=str(upload.id), attempt=upload.attempts, code=found.code)
+                finished.append(Finished(upload, None, Refusal.of(found)))
             else:
-                finished.append(Finished(upload, detected_type, None))
-        return finished
+                finished.append(Finished(upload, found, None))
+        return finished, released
+
+    async def _detect(self, uploads: Sequence[Upload]) -> list[str | BoatloadError | None]:
+        """Return the type of each; where the child dies of one of several, halve them until it is found."""
+        if not uploads:
+            return []
+        try:
+            return list(await self._sandbox.detect_types(uploads))
+        except SandboxError as error:
+            log.warning("sandbox lost", uploads=len(uploads), reason=str(error))
+        if len(uploads) == 1:
+            return [ProcessorCrashedError("The process that looked into the file crashed or hung, twice.")]
+        half = len(uploads) // 2
+        return [*await self._detect(uploads[:half]), *await self._detect(uploads[half:])]
+
+    async def _finish(self, finished: Sequence[Finished], released: Sequence[Upload]) -> None:
+        now = self._clock()
+        async with unit_of_work(self._database) as uow:
+            uploads = [*(end.upload for end in finished), *released]
+            batches = await uow.batches.lock({upload.batch_id for upload in uploads if upload.batch_id})
+            versions = {batch.id: batch.version + 1 for batch in batches.values()}
+            ended = await uow.uploads.finish(finished, versions=versions, now=now)
+            changes = [(batch_id, _ENDED[status]) for batch_id, status in ended]
+            given_back = await uow.uploads.release(released, versions=versions, now=now)
+            changes += [(batch_id, Tally(processing=-1, pending=1)) for batch_id in given_back]
+            await uow.batches.save(self._advance(batches, changes))
+        if len(changes) < len(uploads):
+            log.info("attempts overtaken", ended=len(uploads), kept=len(changes))
+
+    def _advance(self, batches: dict[UUID, Batch], changes: Sequence[tuple[UUID | None, Tally]]) -> list[Batch]:
+        deltas: dict[UUID, Tally] = {}
+        for batch_id, one in changes:
+            if batch_id:
+                deltas[batch_id] = one + deltas.get(batch_id, Tally())
+        now = self._clock()
+        return [advance(batches[batch_id], delta, now=now) for batch_id, delta in deltas.items()]

@@ -1,7 +1,7 @@
 """What is done again and again so that nothing is forgotten: uploads without a job, bytes without an upload."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
@@ -28,37 +28,34 @@ REQUEUE_SECONDS: Final = 3.0
 class Sweeper:
     """Runs in every process that works; several at once do no harm."""
 
-    def __init__(self, database: Database, store: Store, *, lease: timedelta, min_age: timedelta, clock: Clock) -> None:
+    def __init__(self, database: Database, store: Store, *, min_age: timedelta, clock: Clock) -> None:
         self._database: Final = database
         self._store: Final = store
-        self._lease: Final = lease
         self._min_age: Final = min_age
         self._clock: Final = clock
 
     async def run(self, *, interval_seconds: float, stop: asyncio.Event) -> None:
         """Sweep until `stop` is set; a sweep that fails is logged, and the next one tries again."""
-        loop = asyncio.get_running_loop()
-        next_removal = loop.time()
-        while not stop.is_set():
-            try:
-                await self.requeue_forgotten()
-                if loop.time() >= next_removal:
-                    next_removal = loop.time() + interval_seconds
-                    await self.remove_abandoned()
-            except BoatloadError as error:
-                log.warning("sweep failed", code=error.code)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), min(REQUEUE_SECONDS, interval_seconds))
+        await asyncio.gather(
+            _again_and_again(self.requeue_forgotten, min(REQUEUE_SECONDS, interval_seconds), stop),
+            _again_and_again(self.remove_abandoned, interval_seconds, stop),
+        )
 
     async def requeue_forgotten(self) -> int:
         """Enqueue uploads that are to be processed and have no job, and return how many."""
-        async with unit_of_work(self._database) as uow:
-            oldest = await queue.oldest_job_at(uow.connection)
-            upload_ids = await uow.uploads.take_forgotten(queued_before=oldest, lease=self._lease, limit=_CHUNK)
-            await queue.enqueue(uow.connection, upload_ids)
-        if upload_ids:
-            log.info("enqueued again", uploads=len(upload_ids))
-        return len(upload_ids)
+        requeued = 0
+        while True:
+            # One snapshot: an upload that is seen to be waiting, and whose job exists, has its job seen as well.
+            async with unit_of_work(self._database, snapshot=True) as uow:
+                oldest = await queue.oldest_job_at(uow.connection)
+                upload_ids = await uow.uploads.take_forgotten(queued_before=oldest, limit=_CHUNK)
+                await queue.enqueue(uow.connection, upload_ids)
+            requeued += len(upload_ids)
+            if len(upload_ids) < _CHUNK:
+                break
+        if requeued:
+            log.info("enqueued again", uploads=requeued)
+        return requeued
 
     async def remove_abandoned(self) -> int:
         """Remove objects that no upload refers to, and return how many.
@@ -70,11 +67,11 @@ class Sweeper:
         after = _NIL
         while True:
             async with reading(self._database) as uow:
-                unused = await uow.objects.list_unused(after=after, limit=_CHUNK)
-            if not unused:
+                page = await uow.objects.list_page(after=after, limit=_CHUNK)
+            if not page:
                 break
-            after = unused[-1]
-            removed += await self._remove(unused)
+            after = page[-1][0]
+            removed += await self._remove([object_id for object_id, used in page if not used])
         ids = await asyncio.to_thread(self._store.list)
         while chunk := await asyncio.to_thread(lambda: list(islice(ids, _CHUNK))):
             limit = self._clock() - self._min_age
@@ -101,3 +98,13 @@ class Sweeper:
             finally:
                 await asyncio.to_thread(claim.release)
         return removed
+
+
+async def _again_and_again(sweep: Callable[[], Awaitable[int]], seconds: float, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await sweep()
+        except BoatloadError as error:
+            log.warning("sweep failed", code=error.code)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), seconds)

@@ -23,13 +23,10 @@ COLUMNS: Final[LiteralString] = """
     expires_at
 """
 
-INSERT: Final[LiteralString] = (
-    """
+INSERT: Final[LiteralString] = """
     INSERT INTO upload_batches (id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at)
     VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
-    RETURNING """
-    + COLUMNS
-)
+"""
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
 
@@ -37,8 +34,16 @@ LIST: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + """ FROM upload_batches
-    WHERE user_id = $1 AND ($2::text IS NULL OR status = $2) AND (created_at, id) < ($3, $4)
-    ORDER BY created_at DESC, id DESC LIMIT $5"""
+    WHERE user_id = $1 AND (created_at, id) < ($2, $3)
+    ORDER BY created_at DESC, id DESC LIMIT $4"""
+)
+
+LIST_BY_STATUS: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + """ FROM upload_batches
+    WHERE user_id = $1 AND (created_at, id) < ($2, $3) AND status = $5
+    ORDER BY created_at DESC, id DESC LIMIT $4"""
 )
 
 LOCK: Final[LiteralString] = (
@@ -83,23 +88,18 @@ class Batches:
     def __init__(self, connection: "Connection") -> None:
         self._connection: Final = connection
 
-    async def insert(
-        self,
-        *,
-        batch_id: UUID,
-        user_id: UUID,
-        label: str | None,
-        expected_uploads: int | None,
-        metadata: dict[str, object],
-        now: datetime,
-        expires_at: datetime,
-    ) -> Batch:
-        """Open a batch."""
-        row = await self._connection.fetchrow(
-            INSERT, batch_id, user_id, label, expected_uploads, json.dumps(metadata), now, expires_at
+    async def insert(self, batch: Batch) -> None:
+        """Insert a batch that is as `new_batch` made it."""
+        await self._connection.execute(
+            INSERT,
+            batch.id,
+            batch.user_id,
+            batch.label,
+            batch.expected_uploads,
+            json.dumps(batch.metadata),
+            batch.created_at,
+            batch.expires_at,
         )
-        assert row is not None
-        return _batch(row)
 
     async def find(self, batch_id: UUID, user_id: UUID) -> Batch | None:
         """Return the owner's batch, or None where there is none of theirs."""
@@ -110,7 +110,11 @@ class Batches:
         self, user_id: UUID, *, status: BatchStatus | None, before: tuple[datetime, UUID], limit: int
     ) -> list[Batch]:
         """Return the owner's batches, newest first, from just behind `before` (when made, id) on."""
-        return [_batch(row) for row in await self._connection.fetch(LIST, user_id, status, *before, limit)]
+        if status is None:
+            rows = await self._connection.fetch(LIST, user_id, *before, limit)
+        else:
+            rows = await self._connection.fetch(LIST_BY_STATUS, user_id, *before, limit, status)
+        return [_batch(row) for row in rows]
 
     async def lock(self, batch_ids: Iterable[UUID]) -> dict[UUID, Batch]:
         """Lock the rows in the order of their ids, whoever owns them; those that are gone are left out."""

@@ -17,10 +17,10 @@ RECORD: Final[LiteralString] = """
 
 EXISTING: Final[LiteralString] = "SELECT id FROM objects WHERE id = ANY($1::uuid[])"
 
-UNUSED: Final[LiteralString] = """
-    SELECT o.id FROM objects o
-    WHERE o.id > $1 AND NOT EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)
-    ORDER BY o.id LIMIT $2
+PAGE: Final[LiteralString] = """
+    SELECT o.id, EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id) AS used
+    FROM (SELECT id FROM objects WHERE id > $1 ORDER BY id LIMIT $2) o
+    ORDER BY o.id
 """
 
 DELETE_UNUSED: Final[LiteralString] = """
@@ -44,9 +44,9 @@ class Objects:
         """Return those of the ids that have a row."""
         return {row["id"] for row in await self._connection.fetch(EXISTING, object_ids)}
 
-    async def list_unused(self, *, after: UUID, limit: int) -> list[UUID]:
-        """Return the ids, in order, of objects that no upload refers to."""
-        return [row["id"] for row in await self._connection.fetch(UNUSED, after, limit)]
+    async def list_page(self, *, after: UUID, limit: int) -> list[tuple[UUID, bool]]:
+        """Return ids in their order, and whether an upload refers to each."""
+        return [(row["id"], row["used"]) for row in await self._connection.fetch(PAGE, after, limit)]
 
     async def delete_unused(self, object_id: UUID) -> bool:
         """Delete the row, and say whether none is there now: not where an upload refers to it, however new."""

@@ -42,9 +42,26 @@ LIST: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + """ FROM uploads u
-    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND ($4::text IS NULL OR u.status = $4)
-    ORDER BY u.id LIMIT $5"""
+    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3
+    ORDER BY u.id LIMIT $4"""
 )
+
+LIST_COMPLETED: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + """ FROM uploads u
+    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND u.status = 'completed'
+    ORDER BY u.id LIMIT $4"""
+)
+
+LIST_OTHERS: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + """ FROM uploads u
+    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND u.status = $5 AND u.status <> 'completed'
+    ORDER BY u.id LIMIT $4"""
+)
+"""By the index of those that are not completed: the rare ones of a large batch are found without reading it."""
 
 BATCHES_OF: Final[LiteralString] = """
     SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
@@ -74,8 +91,18 @@ FINISH: Final[LiteralString] = """
         completed_at = $1, updated_at = $1, batch_version = coalesce(r.version, u.batch_version + 1)
     FROM unnest($2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::bigint[])
         AS r (id, attempt, status, detected_type, error, version)
-    WHERE u.id = r.id AND u.status = 'processing' AND u.attempts = r.attempt
+    WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
     RETURNING u.id, u.batch_id, u.status
+"""
+"""`lease_expires_at IS NOT NULL` is `processing`, said so that no planner reads all that is being processed for it."""
+
+RELEASE: Final[LiteralString] = """
+    UPDATE uploads u SET
+        status = 'pending', attempts = u.attempts - 1, lease_expires_at = NULL, updated_at = $1,
+        batch_version = coalesce(r.version, u.batch_version + 1)
+    FROM unnest($2::uuid[], $3::int[], $4::bigint[]) AS r (id, attempt, version)
+    WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
+    RETURNING u.batch_id
 """
 
 CANCEL: Final[LiteralString] = """
@@ -91,14 +118,12 @@ DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
 FORGOTTEN: Final[LiteralString] = """
     WITH forgotten AS (
         SELECT id FROM uploads
-        WHERE (status = 'pending' AND queued_at < $1 AND object_id IS NOT NULL)
-           OR (status = 'processing' AND lease_expires_at < now())
+        WHERE status IN ('pending', 'processing') AND (queued_at < $1 OR queued_at IS NULL)
+          AND (status = 'pending' OR lease_expires_at < now()) AND object_id IS NOT NULL
         LIMIT $2
         FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE uploads u SET
-        queued_at = now(), lease_expires_at = CASE WHEN u.status = 'processing' THEN now() + $3 END
-    FROM forgotten f WHERE u.id = f.id
+    UPDATE uploads u SET queued_at = now() FROM forgotten f WHERE u.id = f.id
     RETURNING u.id
 """
 
@@ -164,7 +189,12 @@ class Uploads:
         self, batch_id: UUID, user_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int
     ) -> list[Upload]:
         """Return the owner's uploads of a batch in the order of their ids, from just behind `after` on."""
-        rows = await self._connection.fetch(LIST, batch_id, user_id, after, status, limit)
+        if status is None:
+            rows = await self._connection.fetch(LIST, batch_id, user_id, after, limit)
+        elif status is UploadStatus.COMPLETED:
+            rows = await self._connection.fetch(LIST_COMPLETED, batch_id, user_id, after, limit)
+        else:
+            rows = await self._connection.fetch(LIST_OTHERS, batch_id, user_id, after, limit, status)
         return [_upload(row) for row in rows]
 
     async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:
@@ -203,6 +233,22 @@ class Uploads:
         )
         return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
 
+    async def release(
+        self, uploads: Sequence[Upload], *, versions: Mapping[UUID, int], now: datetime
+    ) -> list[UUID | None]:
+        """Give claimed uploads back as if they had not been tried; the sweep enqueues them again.
+
+        `versions` as for `finish`. Returns the batch of each upload that was changed.
+        """
+        rows = await self._connection.fetch(
+            RELEASE,
+            now,
+            [upload.id for upload in uploads],
+            [upload.attempts for upload in uploads],
+            [versions.get(upload.batch_id) if upload.batch_id else None for upload in uploads],
+        )
+        return [row["batch_id"] for row in rows]
+
     async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
         """Cancel what is unfinished in a batch that this transaction has locked."""
         await self._connection.execute(CANCEL, batch_id, now, version)
@@ -216,13 +262,13 @@ class Uploads:
         """Delete every upload of a batch that this transaction has locked."""
         await self._connection.execute(DELETE_ALL, batch_id)
 
-    async def take_forgotten(self, *, queued_before: datetime, lease: timedelta, limit: int) -> list[UUID]:
+    async def take_forgotten(self, *, queued_before: datetime, limit: int) -> list[UUID]:
         """Return uploads that need a job and have none, to be enqueued in this transaction.
 
-        Those are `pending` and queued before any job that still exists, or `processing` under a lease that ran out.
-        They are marked as queued now. No counts move, so no batch is locked.
+        Those were queued before any job that still exists, and are `pending`, or `processing` under a lease that ran
+        out. They are marked as queued now. No counts move, so no batch is locked.
         """
-        rows = await self._connection.fetch(FORGOTTEN, queued_before, limit, lease)
+        rows = await self._connection.fetch(FORGOTTEN, queued_before, limit)
         return [row["id"] for row in rows]
 
 

@@ -130,8 +130,7 @@ END $$
 
 INDEXES: Final = (
     "CREATE INDEX IF NOT EXISTS idx_uploads_object_id ON uploads (object_id)",
-    "CREATE INDEX IF NOT EXISTS idx_uploads_pending ON uploads (queued_at) WHERE status = 'pending'",
-    "CREATE INDEX IF NOT EXISTS idx_uploads_processing ON uploads (lease_expires_at) WHERE status = 'processing'",
+    "CREATE INDEX IF NOT EXISTS idx_uploads_queued ON uploads (queued_at) WHERE status IN ('pending', 'processing')",
 )
 
 KEPT: Final = "DO $$ BEGIN RAISE NOTICE 'create_uploads: uploads and objects are kept with all their rows'; END $$"

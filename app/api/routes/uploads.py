@@ -43,7 +43,8 @@ async def add_uploads(ctx: Ctx, batch_id: BatchId, request: Request) -> Response
     response_model=schemas.MultipartAnswer,
     responses=_INGEST,
     openapi_extra=multipart_body(
-        batch_id={"type": "string", "format": "uuid", "description": "The batch to add to; without it, a new one."}
+        # No `format: uuid`: Swagger UI would fill in an id that is not there.
+        batch_id={"type": "string", "default": "", "description": "Id of the batch to add to; empty for a new one."}
     ),
 )
 async def upload_files(ctx: Ctx, request: Request) -> Response:
