@@ -1,5 +1,6 @@
 """A request's id, in every log line of it and in the answer; and one line when it is done."""
 
+import asyncio
 import re
 import time
 from typing import Final
@@ -8,10 +9,18 @@ from uuid import uuid4
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.problems import Problem, answer
+
 log: Final = structlog.get_logger("boatload.http")
 
 _HEADER: Final = b"x-request-id"
 _ACCEPTABLE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+STOPPING: Final = Problem(
+    type="/problems/stopping",
+    title="The service stops",
+    status=503,
+    detail="The service was stopped before this request came to its end. What was whole is kept; send the rest again.",
+)
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 
 
@@ -42,6 +51,11 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, tagged)
+        except asyncio.CancelledError:
+            # The server stops, and has waited for this request as long as it was told to.
+            if status:
+                raise
+            await answer(STOPPING, {"Connection": "close"})(scope, receive, tagged)
         finally:
             if scope["path"] not in _QUIET:
                 seconds = round(time.perf_counter() - started, 4)
