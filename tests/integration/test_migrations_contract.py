@@ -77,10 +77,11 @@ UPLOADS: Final = {
 }
 UPLOAD_INDEXES: Final = {
     "uploads_pkey": "UNIQUE (id)",
-    "idx_uploads_owner_newest": "(user_id, created_at DESC, id DESC)",
     "idx_uploads_object_id": "(object_id)",
-    "idx_uploads_pending": "(queued_at) WHERE ((status)::text = 'pending'::text)",
-    "idx_uploads_processing": "(lease_expires_at) WHERE ((status)::text = 'processing'::text)",
+    "idx_uploads_queued": (
+        "(queued_at) WHERE ((status)::text = ANY"
+        " ((ARRAY['pending'::character varying, 'processing'::character varying])::text[]))"
+    ),
 }
 BATCH_LINK: Final = "FOREIGN KEY (batch_id) REFERENCES upload_batches(id) ON DELETE SET NULL"
 NOBODY: Final = UUID(int=0)
@@ -135,6 +136,7 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
         "idx_uploads_batch_id": "(batch_id)",
         "idx_uploads_batch_version": "(batch_id, batch_version)",
         "idx_uploads_batch_order": "(batch_id, id)",
+        "idx_uploads_batch_status": "(batch_id, status, id) WHERE ((status)::text <> 'completed'::text)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",
     }
     newest = catalog.indexes(database_url, "upload_batches")["idx_upload_batches_owner_newest"]

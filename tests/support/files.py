@@ -29,7 +29,9 @@ def thousand(folder: Path) -> list[File]:
     """1,000 files of at most 150 MB together. What has to be made is made in `folder`."""
     made = [*kinds(folder), *sized(folder)]
     real = list(islice(real_files(), 1000 - len(made)))
-    padding = [_written(folder / f"pad-{n}", random.Random(n).randbytes(n)) for n in range(1000 - len(made) - len(real))]
+    padding = [
+        _written(folder / f"pad-{n}", random.Random(n).randbytes(n)) for n in range(1000 - len(made) - len(real))
+    ]
     paths = [*real, *padding, *made]
     random.Random(SEED).shuffle(paths)
     return [File(f"{number:04}/{_plain(path.name)}", path) for number, path in enumerate(paths)]
@@ -83,8 +85,12 @@ def kinds(folder: Path) -> list[Path]:
     compressor = zlib.compressobj(wbits=31)
     _written(folder / "kind.gz", compressor.compress(text.read_bytes()) + compressor.flush())
     _written(folder / "kind.png", png(31, 17))
-    _written(folder / "kind.pdf", b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\ntrailer\n<< /Root 1 0 R >>\n%%EOF\n")
-    _written(folder / "kind.html", b"<!DOCTYPE html>\n<html><head><title>T</title></head><body><p>Text</p></body></html>")
+    _written(
+        folder / "kind.pdf", b"%PDF-1.4\n1 0 obj\n<< /Type /Catalog >>\nendobj\ntrailer\n<< /Root 1 0 R >>\n%%EOF\n"
+    )
+    _written(
+        folder / "kind.html", b"<!DOCTYPE html>\n<html><head><title>T</title></head><body><p>Text</p></body></html>"
+    )
     _written(folder / "kind.svg", b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="1"></svg>\n')
     _written(folder / "kind.json", b'{"a": [1, 2, 3], "b": {"c": null}}\n')
     page = b"SQLite format 3\0" + struct.pack(">HBBBBBB", 4096, 1, 1, 0, 64, 32, 32) + bytes(72) + bytes(3996)

@@ -70,7 +70,7 @@ def in_loop(run: Callable[[], Coroutine[object, object, T]]) -> T:
 async def until(condition: Callable[[], bool], *, seconds: float = 30) -> None:
     """Return once `condition` holds. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  (what is waited for is in another process)
+        while not condition():
             await asyncio.sleep(0.02)
 
 

@@ -25,6 +25,7 @@ from app.ingest.group import GroupCommit, Submission
 from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.uploads import UploadService
 from app.processing.pipeline import Pipeline
+from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
 from app.storage.base import Claim, ObjectReader, ObjectWriter, Store
 from app.storage.local import LocalStore
@@ -70,12 +71,15 @@ WRONG_COUNTS: Final = """
 """
 """The batches whose account differs from their rows, in one snapshot: bytes, counts, and versions from the future."""
 
+WAITING: Final = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
 
 @dataclass(frozen=True, slots=True)
 class Services:
     """What one process runs, wired as it is there, but for what a test chooses."""
 
     dsn: str
+    folder: Path
     database: Database
     store: Store
     limits: Limits
@@ -154,6 +158,7 @@ async def serving(
     folder: Path,
     *,
     store: Store | None = None,
+    sandbox: Sandbox | None = None,
     limits: Limits = LIMITS,
     buffer_bytes: int = 32 * MIB,
     pack_bytes: int = 64 * MIB,
@@ -174,9 +179,11 @@ async def serving(
         group = GroupCommit(database, pack, limits, clock=clock, new_id=ids)
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
+        sandbox = sandbox or Sandbox(folder, log_level="warning", log_format="console")
         running = asyncio.create_task(group.run())
         yield Services(
             dsn=dsn,
+            folder=folder,
             database=database,
             store=store,
             limits=limits,
@@ -185,14 +192,41 @@ async def serving(
             receiver=receiver,
             batches=BatchService(database, limits, clock=clock, new_id=ids),
             uploads=UploadService(database, store, clock=clock),
-            pipeline=Pipeline(database, store, lease=lease, max_attempts=max_attempts, clock=clock),
-            sweeper=Sweeper(database, store, lease=lease, min_age=min_age, clock=clock),
+            pipeline=Pipeline(
+                database, sandbox, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
+            ),
+            sweeper=Sweeper(database, store, min_age=min_age, clock=clock),
         )
         group.stop()
         await asyncio.wait_for(running, 30)
         receiver.close()
+        await sandbox.close()
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def holding(dsn: str, *statements: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """Run statements in a transaction of its own, and keep its locks; it is rolled back at the end."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        for statement in statements:
+            await connection.execute(statement)
+        yield connection
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def someone_waiting(connection: "asyncpg.Connection[asyncpg.Record]") -> int:
+    """Return the process of a backend that waits for a lock in this database, once there is one."""
+    async with asyncio.timeout(20):
+        while not (waiting := await connection.fetch(WAITING)):
+            await asyncio.sleep(0.01)
+    pid: int = waiting[0]["pid"]
+    return pid
 
 
 class FlakyStore:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from app.domain.batch import Batch, BatchStatus
+from app.domain.batch import Batch, new_batch
 from app.domain.upload import FINAL_UPLOAD, Refusal, Upload, UploadStatus
 
 NOW: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -15,32 +15,7 @@ LIFETIME: Final = timedelta(days=30)
 
 def make_batch(**changes: Any) -> Batch:  # noqa: ANN401 - the fields of a Batch
     """An empty, open batch, but for `changes`."""
-    empty = Batch(
-        id=UUID(int=1),
-        user_id=OWNER,
-        label=None,
-        status=BatchStatus.PENDING,
-        expected_uploads=None,
-        total_uploads=0,
-        receiving_uploads=0,
-        pending_uploads=0,
-        processing_uploads=0,
-        processed_uploads=0,
-        successful_uploads=0,
-        failed_uploads=0,
-        cancelled_uploads=0,
-        total_bytes=0,
-        received_bytes=0,
-        error_message=None,
-        metadata={},
-        version=1,
-        created_at=NOW,
-        started_at=None,
-        sealed_at=None,
-        completed_at=None,
-        updated_at=NOW,
-        expires_at=NOW + LIFETIME,
-    )
+    empty = new_batch(UUID(int=1), OWNER, now=NOW, expires_at=NOW + LIFETIME)
     return replace(empty, **changes)
 
 
@@ -62,7 +37,7 @@ def make_upload(status: UploadStatus, *, number: int = 1, **changes: Any) -> Upl
         width=None,
         height=None,
         attempts=0,
-        error=Refusal("processor-failed", "It could not be read.") if status is UploadStatus.FAILED else None,
+        error=Refusal("processor-crashed", "It could not be read.") if status is UploadStatus.FAILED else None,
         metadata={},
         object_id=UUID(int=2) if stored else None,
         object_offset=0 if stored else None,

@@ -1,0 +1,183 @@
+"""What the hot statements read on large tables, at first and once PostgreSQL has settled on a plan for them.
+
+200,000 uploads: a thousand ordinary batches, and last one of 50,000, whose first ids are behind all the others. One
+owner has half the batches. 20,000 uploads are pending and have their jobs, 500 are being processed.
+"""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from app.jobs import queue
+from app.repositories import batches, objects, uploads
+from tests.support.postgres import VERSIONS, Servers, execute
+
+LOAD: Final = (
+    """
+    CREATE UNLOGGED TABLE plan AS SELECT
+        n, CASE WHEN n >= 150000 THEN 3000 ELSE n / 75 + 1 END AS batch,
+        CASE WHEN n >= 180000 THEN 'pending' WHEN n BETWEEN 160000 AND 160499 THEN 'processing' ELSE 'completed'
+        END AS status
+    FROM generate_series(0, 199999) n
+    """,
+    """
+    CREATE FUNCTION uid(kind int, n bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
+    RETURN format('00000000-0000-7000-800%s-%s', kind, lpad(to_hex(n), 12, '0'))::uuid
+    """,
+    "INSERT INTO objects (id, size_bytes) SELECT uid(1, n), 65536 FROM generate_series(0, 20100) n",
+    """
+    INSERT INTO upload_batches (
+        id, user_id, status, total_uploads, pending_uploads, processing_uploads, processed_uploads, successful_uploads,
+        created_at, sealed_at, completed_at
+    ) SELECT
+        uid(0, batch), uid(3, CASE WHEN batch % 2 = 0 THEN 0 ELSE batch % 20 END),
+        CASE WHEN bool_and(status = 'completed') THEN 'completed' ELSE 'processing' END, count(*),
+        count(*) FILTER (WHERE status = 'pending'), count(*) FILTER (WHERE status = 'processing'),
+        count(*) FILTER (WHERE status = 'completed'), count(*) FILTER (WHERE status = 'completed'),
+        timestamptz '2026-01-01' + batch * interval '1 minute', now(),
+        CASE WHEN bool_and(status = 'completed') THEN now() END
+    FROM plan GROUP BY batch ORDER BY batch
+    """,
+    """
+    INSERT INTO uploads (
+        id, user_id, batch_id, filename, status, size_bytes, received_bytes, sha256, object_id, object_offset,
+        queued_at, lease_expires_at, created_at, completed_at
+    ) SELECT
+        uid(2, n), b.user_id, b.id, n || '.bin', p.status, 100, 100, sha256('x'), uid(1, n / 10), n % 10 * 100,
+        b.created_at, CASE WHEN p.status = 'processing' THEN now() + interval '1 hour' END, b.created_at,
+        CASE WHEN p.status = 'completed' THEN now() END
+    FROM plan p JOIN upload_batches b ON b.id = uid(0, batch) ORDER BY n
+    """,
+    "VACUUM ANALYZE",
+)
+
+
+def uid(kind: int, number: int) -> UUID:
+    return UUID(f"00000000-0000-7000-800{kind}-{number:012x}")
+
+
+NIL: Final = UUID(int=0)
+NOW: Final = datetime(2026, 6, 1, tzinfo=UTC)
+BEFORE_ALL: Final = datetime(2025, 1, 1, tzinfo=UTC)
+SMALL, BIG = uid(0, 7), uid(0, 3000)
+OWNER_OF_SMALL, OWNER_OF_BIG = uid(3, 7), uid(3, 0)
+PENDING: Final = [uid(2, 185_000 + number) for number in range(queue.JOB_UPLOADS)]
+PROCESSING: Final = [uid(2, 160_400 + number) for number in range(queue.JOB_UPLOADS)]
+LEASE: Final = timedelta(seconds=15)
+OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
+ENDS: Final = ([0] * 100, ["completed"] * 100, [None] * 100, [None] * 100, [8] * 100)
+
+# Statement, arguments, the indexes that may serve it, and how many entries of tables and indexes it may read at most.
+HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
+    "find a batch": (batches.FIND, (SMALL, OWNER_OF_SMALL), {"upload_batches_pkey"}, 4),
+    "list batches": (batches.LIST, (OWNER_OF_BIG, NOW, uid(9, 0), 100), {"idx_upload_batches_owner_newest"}, 250),
+    "list batches of a common status": (
+        batches.LIST_BY_STATUS,
+        (OWNER_OF_BIG, NOW, uid(9, 0), 100, "completed"),
+        {"idx_upload_batches_owner_newest", "idx_upload_batches_owner_status"},
+        250,
+    ),
+    "list batches of a rare status": (
+        batches.LIST_BY_STATUS,
+        (OWNER_OF_BIG, NOW, uid(9, 0), 100, "processing"),
+        {"idx_upload_batches_owner_status", "idx_upload_batches_status"},
+        250,
+    ),
+    "lock batches": (batches.LOCK, ([SMALL, BIG],), {"upload_batches_pkey"}, 8),
+    "lock an owned batch": (batches.LOCK_OWNED, (SMALL, OWNER_OF_SMALL), {"upload_batches_pkey"}, 4),
+    "delete a batch": (batches.DELETE, (SMALL,), {"upload_batches_pkey"}, 300),
+    "find an upload": (uploads.FIND, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
+    "list a small batch": (uploads.LIST, (SMALL, OWNER_OF_SMALL, NIL, 100), OF_A_BATCH, 250),
+    "list what is being processed of a large batch": (
+        uploads.LIST_OTHERS,
+        (BIG, OWNER_OF_BIG, NIL, 100, "processing"),
+        {"idx_uploads_batch_status"},
+        250,
+    ),
+    "list what failed of a large batch, which is nothing": (
+        uploads.LIST_OTHERS,
+        (BIG, OWNER_OF_BIG, NIL, 100, "failed"),
+        {"idx_uploads_batch_status"},
+        250,
+    ),
+    "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
+    "claim a job": (uploads.CLAIM, (PENDING, LEASE, NOW, [BIG], [9]), {"uploads_pkey"}, 500),
+    "finish a job": (uploads.FINISH, (NOW, PROCESSING, *ENDS), {"uploads_pkey"}, 250),
+    "release a job": (uploads.RELEASE, (NOW, PROCESSING, [0] * 100, [8] * 100), {"uploads_pkey"}, 250),
+    "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
+    "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
+    "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),
+    "nothing is forgotten": (uploads.FORGOTTEN, (BEFORE_ALL, 1000), {"idx_uploads_queued", "uploads_pkey"}, 10),
+    "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
+    "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
+    "a page of objects": (objects.PAGE, (uid(1, 10_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
+    "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), {"objects_pkey", "idx_uploads_object_id"}, 20),
+}
+
+# `pg_stat_xact_*` counts what this transaction has read so far, in the tables and through the indexes.
+READ: Final = """
+    SELECT (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_xact_user_tables)
+        + (SELECT coalesce(sum(pg_stat_get_xact_tuples_returned(i.indexrelid)), 0)
+           FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid WHERE c.relnamespace = 'public'::regnamespace)
+"""
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def large_url(request: pytest.FixtureRequest, postgres_servers: Servers) -> Iterator[str]:
+    server = postgres_servers.get(request.param)
+    url = server.create_migrated()
+    execute(url, *LOAD)
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture
+async def large(large_url: str) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A connection in a transaction that is rolled back. Parallel workers would not count what they read."""
+    connection = await asyncpg.connect(large_url, server_settings={"max_parallel_workers_per_gather": "0"})
+    transaction = connection.transaction()
+    await transaction.start()
+    yield connection
+    await transaction.rollback()
+    await connection.close()
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", []):
+        yield from nodes(child)
+
+
+async def entries_read(connection: "asyncpg.Connection[asyncpg.Record]", sql: str, *arguments: object) -> int:
+    """How much a statement reads at the most in nine goes: from the sixth on its plan may be one for any arguments."""
+    statement = await connection.prepare(sql)
+    read = []
+    for _ in range(9):
+        before = await connection.fetchval(READ)
+        undo = connection.transaction()
+        await undo.start()
+        await statement.fetch(*arguments)
+        read.append(int(await connection.fetchval(READ) - before))
+        await undo.rollback()
+    return max(read)
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_a_hot_statement_goes_by_its_index(large: "asyncpg.Connection[asyncpg.Record]", name: str) -> None:
+    sql, arguments, indexes, _ = HOT[name]
+    plan = json.loads(await large.fetchval("EXPLAIN (FORMAT JSON) " + sql, *arguments))[0]["Plan"]
+    assert [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"] == []
+    used = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
+    assert used
+    assert used <= indexes
+
+
+@pytest.mark.parametrize("name", HOT)
+async def test_a_hot_statement_reads_little(large: "asyncpg.Connection[asyncpg.Record]", name: str) -> None:
+    sql, arguments, _, most = HOT[name]
+    assert await entries_read(large, sql, *arguments) <= most
