@@ -5,6 +5,7 @@ import hashlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx
@@ -116,6 +117,22 @@ async def test_many_clients_with_small_files_take_little_memory(own_server: Boat
     waiting = asyncio.Barrier(100)
     statuses = await asyncio.gather(*(hesitate(waiting) for _ in range(100)))
     assert set(statuses) == {201}
+    assert watch.growth_bytes < GROWTH_BYTES
+
+
+async def test_clients_that_stall_in_a_file_keep_nobody_else_out(own_server: Boatload) -> None:
+    """Together they would hold twice the memory that is set aside for bodies."""
+    body = multipart(File("stalled", PATTERN * 2))
+    watch = Watch(own_server.pid)
+    async with AsyncExitStack() as stalled, own_server.async_client(seconds=20) as client:
+        for _ in range(70):
+            _, writer = await stalled.enter_async_context(connection(own_server.port))
+            writer.write(request_head("POST", "/v1/uploads", Content_Type=CONTENT_TYPE, Content_Length=len(body)))
+            writer.write(body[:900_000])
+            await writer.drain()
+        for size in (10, 100_000, 3 * MIB):
+            answer = await client.post("/v1/uploads", content=multipart(File("a", bytes(size))), headers=FORM)
+            assert answer.status_code == 201
     assert watch.growth_bytes < GROWTH_BYTES
 
 

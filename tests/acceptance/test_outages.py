@@ -16,6 +16,7 @@ import pytest
 
 from app.db import migrate
 from app.db.embedded import EmbeddedPostgres
+from tests.support.missing import lacking
 from tests.support.postgres import Servers, apart, fetch
 from tests.support.server import Boatload, folder, serving
 from tests.support.wire import File, Json, all_uploads, counts, finished, problem, send
@@ -118,13 +119,13 @@ def check_account(server: Boatload, client: httpx.Client, url: str, taken: int, 
 def tiny_disk() -> Iterator[Path]:
     """A file system of 24 MiB."""
     if os.geteuid() != 0:
-        pytest.skip("only root mounts")
+        lacking("only root mounts")
     with folder() as path:
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", path], capture_output=True, check=False
         )
         if mounted.returncode:
-            pytest.skip(f"may not mount: {mounted.stderr.decode()}")
+            lacking(f"mounting is not allowed here: {mounted.stderr.decode()}")
         try:
             yield path
         finally:

@@ -145,8 +145,6 @@ def test_a_right_json_body_opens_a_batch(client: httpx.Client, body: str) -> Non
         '{"expected_uploads": 2147483648}',
         '{"expected_uploads": 1e400}',
         '{"expected_uploads": 1.5}',
-        '{"expected_uploads": "5"}',
-        '{"expected_uploads": true}',
         '{"expected_uploads": NaN}',
         '{"expires_in_seconds": 0}',
         '{"expires_in_seconds": 1e30}',
@@ -197,8 +195,6 @@ def test_a_body_that_is_not_called_json_answers_415(client: httpx.Client, unchan
 def test_a_body_that_is_encoded_answers_415(client: httpx.Client, unchanged: None, encoding: str) -> None:
     packed = {"content-encoding": encoding}
     answer = client.post("/v1/uploads", content=gzip.compress(ONE), headers=FORM | packed)
-    problem(answer, 415, "unsupported-media-type")
-    answer = client.post("/v1/batches", content=gzip.compress(b"{}"), headers=JSON | packed)
     problem(answer, 415, "unsupported-media-type")
 
 

@@ -26,8 +26,7 @@ from tests.support.services import (
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
-DELIMITER = b"--" + BOUNDARY
-END = DELIMITER + b"--\r\n"
+DELIMITER = b"--" + BOUNDARY + b"\r\n"
 
 
 class SecondSyncFails:
@@ -56,7 +55,7 @@ async def three_files(faults: SecondSyncFails) -> AsyncIterator[bytes]:
     await synced(1)
     yield part("b", b"2").removeprefix(DELIMITER) + DELIMITER
     await synced(2)
-    yield part("c", b"3").removeprefix(DELIMITER) + END
+    yield part("c", b"3").removeprefix(DELIMITER) + multipart()
     asyncio.get_running_loop().call_later(0.2, faults.go.set)
 
 
@@ -97,11 +96,11 @@ async def test_a_whole_file_is_committed_before_the_next_byte_comes(database_url
         batch = await services.open()
 
         async def body() -> AsyncIterator[bytes]:
-            yield part("a", b"1") + DELIMITER
+            yield part("a", b"1") + part("b", b"2")[:-2]
             async with asyncio.timeout(20):
                 while (await services.batches.get(OWNER, batch.id)).total_uploads == 0:
                     await asyncio.sleep(0.01)
-            yield b"--\r\n"
+            yield b"\r\n" + multipart()
 
         assert (await services.receive(body(), batch.id)).error is None
 

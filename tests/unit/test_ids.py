@@ -1,7 +1,10 @@
+import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import RFC_4122, UUID
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,12 +26,33 @@ def test_ids_made_at_full_speed_do_not_run_ahead_of_the_clock() -> None:
     assert max(made) <= utc_now() + NEAR
 
 
-def test_threads_share_the_ids_and_none_comes_twice() -> None:
-    make = UuidSeven()
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-7)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("restless")
+def test_threads_share_the_ids_and_none_is_of_the_same_moment() -> None:
+    make = UuidSeven(lambda: 1_800_000_000_000_000_000)
     with ThreadPoolExecutor(4) as threads:
-        made = list(threads.map(lambda _: [make() for _ in range(3000)], range(4)))
+        made = list(threads.map(lambda _: [make() for _ in range(30_000)], range(4)))
     assert all(ids == sorted(ids) for ids in made)
-    assert len({one for ids in made for one in ids}) == 12_000
+    assert len({one.int >> 64 for ids in made for one in ids}) == 120_000
+
+
+def test_makers_of_several_processes_agree_on_the_order_to_the_microsecond() -> None:
+    start = 1_800_000_000_000_000_000
+    ids = [UuidSeven(lambda: start + nanoseconds)() for nanoseconds in range(0, 2_000_000, 1000)]  # noqa: B023 - at once
+    assert ids == sorted(ids)
+
+
+def test_the_random_part_of_each_id_is_its_own() -> None:
+    make = UuidSeven()
+    assert len({make().int & (2**62 - 1) for _ in range(2000)}) == 2000
 
 
 @given(st.lists(st.integers(0, 5_000_000), min_size=1, max_size=50))
