@@ -16,6 +16,8 @@ async def read_json(request: Request, model: type[Model], *, max_bytes: int = 64
     Raises RequestTooLargeError past `max_bytes`, UnsupportedMediaTypeError for what is not JSON, and pydantic's
     ValidationError, which is answered 422.
     """
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaTypeError("Send the body as it is, without Content-Encoding.")
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

@@ -56,12 +56,16 @@ DEFAULT_LIMIT: Final = PAGE_DEFAULT
 def tagged(body: bytes, version: int, request: Request, status: int = 200, **headers: str) -> Response:
     """Return a JSON answer with its ETag, or 304 where `If-None-Match` has it already (RFC 9110 §13.1.2)."""
     etag = f'"{version}"'
-    known = request.headers.get("if-none-match", "") if request.method in {"GET", "HEAD"} else ""
-    tags = {tag.strip().removeprefix("W/") for tag in known.split(",")}
     fields = {"ETag": etag, "Cache-Control": "private, no-cache"} | headers
-    if etag in tags or "*" in tags:
+    if request.method == "GET" and matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=fields)
     return Response(body, status, fields, JSON)
+
+
+def matches(if_none_match: str | None, etag: str) -> bool:
+    """Say whether a client has it already (RFC 9110 §13.1.2, weak comparison)."""
+    tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return etag in tags or "*" in tags
 
 
 def page(body: bytes, request: Request, next_cursor: str | None) -> Response:

@@ -34,7 +34,7 @@ def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class NewBatch(BaseModel):
     """What a batch is opened with. All of it may be left out."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     label: Annotated[
         str | None,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
 import structlog
@@ -37,9 +37,9 @@ _LOST: Final = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.QueryCanceledError,
     asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
 )
 _CONNECTING: Final = (*_LOST, OSError)
 
@@ -89,14 +89,12 @@ class Database:
                 await self._pool.release(connection)
 
     @asynccontextmanager
-    async def transaction(self, *, snapshot: bool = False) -> "AsyncGenerator[Connection]":
+    async def transaction(self) -> "AsyncGenerator[Connection]":
         """Lend a connection in a transaction: committed on the way out, rolled back on an error.
 
-        With `snapshot` all its statements see one moment (REPEATABLE READ). Raises DatabaseUnavailableError, after
-        which it is unknown whether the transaction was committed.
+        Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
         """
-        isolation: Literal["repeatable_read", "read_committed"] = "repeatable_read" if snapshot else "read_committed"
-        async with self.connection() as connection, connection.transaction(isolation=isolation):
+        async with self.connection() as connection, connection.transaction():
             yield connection
 
 

@@ -8,8 +8,8 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final, LiteralString
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import asyncpg
@@ -32,8 +32,6 @@ _HEARTBEAT: Final = timedelta(seconds=6)
 _DEQUEUE: Final = timedelta(seconds=3)
 """Both small: a killed worker's job comes back after their sum."""
 _RECONNECT_SECONDS: Final = 1.0
-
-OLDEST: Final[LiteralString] = "SELECT coalesce(min(created), now()) FROM boatload_queue.pgqueuer"
 
 
 class _Names(DBSettings):
@@ -64,16 +62,6 @@ async def enqueue(connection: "Connection", upload_ids: Sequence[UUID]) -> None:
     payloads: list[bytes | None] = [json.dumps([str(upload_id) for upload_id in part]).encode() for part in slices]
     if payloads:
         await _queries(connection).enqueue([_ENTRYPOINT] * len(payloads), payloads, [0] * len(payloads))
-
-
-async def oldest_job_at(connection: "Connection") -> datetime:
-    """Return when the oldest job that still exists was added, or the transaction's time where there is none.
-
-    Jobs are taken in the order they came, so an upload that was queued before this has no job any more.
-    """
-    moment: datetime | None = await connection.fetchval(OLDEST)
-    assert moment is not None
-    return moment
 
 
 async def consume(dsn: str, handle: Callable[[list[UUID]], Awaitable[None]], stop: asyncio.Event) -> None:

@@ -93,8 +93,11 @@ class Pipeline:
                 finished.append(Finished(upload, found, None))
         return finished, released
 
-    async def _detect(self, uploads: Sequence[Upload]) -> list[str | BoatloadError | None]:
-        """Return the type of each; where the child dies of one of several, halve them until it is found."""
+    async def _detect(self, uploads: Sequence[Upload], *, again: bool = True) -> list[str | BoatloadError | None]:
+        """Return the type of each; where the child dies of one of several, halve them until it is found.
+
+        Nobody is blamed for one death, which may have come from outside: who was alone when it happened `again`.
+        """
         if not uploads:
             return []
         try:
@@ -102,9 +105,11 @@ class Pipeline:
         except SandboxError as error:
             log.warning("sandbox lost", uploads=len(uploads), reason=str(error))
         if len(uploads) == 1:
+            if again:
+                return await self._detect(uploads, again=False)
             return [ProcessorCrashedError("The process that looked into the file crashed or hung, twice.")]
         half = len(uploads) // 2
-        return [*await self._detect(uploads[:half]), *await self._detect(uploads[half:])]
+        return [*await self._detect(uploads[:half], again=False), *await self._detect(uploads[half:], again=False)]
 
     async def _finish(self, finished: Sequence[Finished], released: Sequence[Upload]) -> None:
         now = self._clock()

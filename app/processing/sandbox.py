@@ -15,7 +15,8 @@ from app.domain.upload import Upload
 
 log: Final = structlog.get_logger("boatload.sandbox")
 
-_ANSWER_SECONDS: Final = 60
+_ANSWER_SECONDS: Final = 5
+"""How long one job may take; well under a lease."""
 _LINE_BYTES: Final = 1 << 20
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from itertools import islice
 from typing import Final
@@ -44,11 +43,10 @@ class Sweeper:
     async def requeue_forgotten(self) -> int:
         """Enqueue uploads that are to be processed and have no job, and return how many."""
         requeued = 0
+        begun = self._clock()  # what comes back while this goes on is for the next time
         while True:
-            # One snapshot: an upload that is seen to be waiting, and whose job exists, has its job seen as well.
-            async with unit_of_work(self._database, snapshot=True) as uow:
-                oldest = await queue.oldest_job_at(uow.connection)
-                upload_ids = await uow.uploads.take_forgotten(queued_before=oldest, limit=_CHUNK)
+            async with unit_of_work(self._database) as uow:
+                upload_ids = await uow.uploads.take_forgotten(queued_before=begun, limit=_CHUNK)
                 await queue.enqueue(uow.connection, upload_ids)
             requeued += len(upload_ids)
             if len(upload_ids) < _CHUNK:
@@ -101,10 +99,22 @@ class Sweeper:
 
 
 async def _again_and_again(sweep: Callable[[], Awaitable[int]], seconds: float, stop: asyncio.Event) -> None:
+    """Sweep every so many seconds; `stop` ends a sweep in its middle, which does no harm."""
+    stopping = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
-        try:
-            await sweep()
-        except BoatloadError as error:
-            log.warning("sweep failed", code=error.code)
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), seconds)
+        sweeping = asyncio.ensure_future(_survived(sweep))
+        await asyncio.wait([sweeping, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not sweeping.done():
+            sweeping.cancel()
+            await asyncio.wait([sweeping])
+        await asyncio.wait([stopping], timeout=seconds)
+    await stopping
+
+
+async def _survived(sweep: Callable[[], Awaitable[int]]) -> None:
+    try:
+        await sweep()
+    except BoatloadError as error:
+        log.warning("sweep failed", code=error.code)
+    except Exception:  # the loop must survive; the next sweep tries again
+        log.exception("sweep failed")

@@ -39,13 +39,12 @@ def _bind(connection: "Connection") -> UnitOfWork:
 
 
 @asynccontextmanager
-async def unit_of_work(database: "Database", *, snapshot: bool = False) -> AsyncGenerator[UnitOfWork]:
+async def unit_of_work(database: "Database") -> AsyncGenerator[UnitOfWork]:
     """Open a transaction: committed on the way out, rolled back on any error.
 
-    With `snapshot` all its statements see one moment. Raises DatabaseUnavailableError, after which it is unknown
-    whether the transaction was committed.
+    Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
     """
-    async with database.transaction(snapshot=snapshot) as connection:
+    async with database.transaction() as connection:
         yield _bind(connection)
 
 

@@ -42,16 +42,19 @@ LIST: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + """ FROM uploads u
-    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3
-    ORDER BY u.id LIMIT $4"""
+    WHERE (u.batch_id, u.id) > ($1, $3) AND (u.batch_id, u.id) <= ($1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+      AND u.user_id = $2
+    ORDER BY u.batch_id, u.id LIMIT $4"""
 )
+"""As a range of (batch_id, id), so that no planner reads the whole batch and sorts it for one page."""
 
 LIST_COMPLETED: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + """ FROM uploads u
-    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND u.status = 'completed'
-    ORDER BY u.id LIMIT $4"""
+    WHERE (u.batch_id, u.id) > ($1, $3) AND (u.batch_id, u.id) <= ($1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+      AND u.user_id = $2 AND u.status = 'completed'
+    ORDER BY u.batch_id, u.id LIMIT $4"""
 )
 
 LIST_OTHERS: Final[LiteralString] = (
@@ -118,13 +121,19 @@ DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
 FORGOTTEN: Final[LiteralString] = """
     WITH forgotten AS (
         SELECT id FROM uploads
-        WHERE status IN ('pending', 'processing') AND (queued_at < $1 OR queued_at IS NULL)
-          AND (status = 'pending' OR lease_expires_at < now()) AND object_id IS NOT NULL
+        WHERE status IN ('pending', 'processing') AND object_id IS NOT NULL
+          AND (status = 'pending' OR lease_expires_at < now())
+          AND queued_at < (SELECT least($1, coalesce(min(created), now())) FROM boatload_queue.pgqueuer)
+        ORDER BY queued_at
         LIMIT $2
         FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE uploads u SET queued_at = now() FROM forgotten f WHERE u.id = f.id
     RETURNING u.id
+"""
+"""One statement, one snapshot: an upload that is seen to be waiting, and whose job exists, has its job seen as well.
+
+Jobs are taken in the order they came, so an upload that was queued before the oldest of them has no job any more.
 """
 
 
@@ -265,8 +274,8 @@ class Uploads:
     async def take_forgotten(self, *, queued_before: datetime, limit: int) -> list[UUID]:
         """Return uploads that need a job and have none, to be enqueued in this transaction.
 
-        Those were queued before any job that still exists, and are `pending`, or `processing` under a lease that ran
-        out. They are marked as queued now. No counts move, so no batch is locked.
+        Those were queued before `queued_before` and before any job that still exists, and are `pending`, or
+        `processing` under a lease that ran out. They are marked as queued now. No counts move, so no batch is locked.
         """
         rows = await self._connection.fetch(FORGOTTEN, queued_before, limit)
         return [row["id"] for row in rows]

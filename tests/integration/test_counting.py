@@ -26,7 +26,10 @@ ACCOUNT: Final = """
 """
 DEADLOCKS: Final = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
 OPEN_UPLOADS: Final = "SELECT id FROM uploads WHERE status IN ('pending', 'processing') LIMIT 100"
-EXPIRE: Final = "UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE status = 'processing'"
+EXPIRE: Final = """
+    UPDATE uploads u SET lease_expires_at = now() - interval '1 second'
+    FROM (SELECT id FROM uploads WHERE status = 'processing' FOR UPDATE SKIP LOCKED) held WHERE u.id = held.id
+"""
 
 
 class HastySandbox(Sandbox):

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 from uuid import UUID
@@ -86,17 +85,6 @@ async def test_jobs_exist_exactly_if_their_transaction_commits(connection: Conne
     jobs = [json.loads(row["payload"]) for row in await connection.fetch(JOBS)]
     assert [len(job) for job in jobs] == [100, 100, 50]
     assert [UUID(one) for job in jobs for one in job] == ids
-
-
-async def test_the_oldest_job_is_the_limit_behind_which_nothing_is_forgotten(connection: Connection) -> None:
-    async with connection.transaction():
-        assert await queue.oldest_job_at(connection) == await connection.fetchval("SELECT now()")
-    await enqueue(connection, [new_id()], [new_id()])
-    await connection.execute(
-        "UPDATE boatload_queue.pgqueuer SET created = '2026-01-01Z'"
-        " WHERE id = (SELECT max(id) FROM boatload_queue.pgqueuer)"
-    )
-    assert await queue.oldest_job_at(connection) == datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def test_jobs_of_before_and_of_now_are_handled_at_once(connection: Connection, database_url: str) -> None:

@@ -124,6 +124,37 @@ async def test_a_backend_that_ends_in_a_transaction_is_a_lost_database(database:
         assert await ask(database) == 0
 
 
+async def test_a_backend_that_ends_in_a_single_read_is_a_lost_database(database: Database, database_url: str) -> None:
+    async def read(statement: str) -> None:
+        async with reading(database) as uow:
+            await uow.connection.execute(statement)
+
+    working = asyncio.create_task(read("SELECT pg_sleep(30)"))
+    await asyncio.sleep(0.1)
+    await terminate(database_url)
+    with pytest.raises(DatabaseUnavailableError):
+        await working
+    assert await ask(database) == 0
+
+
+async def test_a_connection_that_is_just_being_ended_is_a_lost_database_or_replaced(
+    database: Database, database_url: str
+) -> None:
+    """At some moment asyncpg has read why, and not yet the end of the stream; whenever that is, nothing else comes."""
+    killer = await asyncpg.connect(database_url)
+    for turns in range(100):
+        async with database.connection() as connection:
+            pid = connection.get_server_pid()
+        await killer.execute("SELECT pg_terminate_backend($1)", pid)
+        for _ in range(turns % 10):
+            await asyncio.sleep(0)
+        with suppress(DatabaseUnavailableError):
+            await inserted_then(database, lambda _uow: asyncio.sleep(0))
+    await killer.close()
+    await asyncio.sleep(0.1)
+    await ask(database)
+
+
 async def test_a_pooled_connection_that_broke_is_replaced(database: Database, database_url: str) -> None:
     async with database.connection(), database.connection():
         pass

@@ -112,7 +112,12 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),
-    "nothing is forgotten": (uploads.FORGOTTEN, (BEFORE_ALL, 1000), {"idx_uploads_queued", "uploads_pkey"}, 10),
+    "nothing is forgotten": (
+        uploads.FORGOTTEN,
+        (BEFORE_ALL, 1000),
+        {"idx_uploads_queued", "uploads_pkey", "pgqueuer"},
+        10,
+    ),
     "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "a page of objects": (objects.PAGE, (uid(1, 10_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
@@ -171,7 +176,8 @@ async def entries_read(connection: "asyncpg.Connection[asyncpg.Record]", sql: st
 async def test_a_hot_statement_goes_by_its_index(large: "asyncpg.Connection[asyncpg.Record]", name: str) -> None:
     sql, arguments, indexes, _ = HOT[name]
     plan = json.loads(await large.fetchval("EXPLAIN (FORMAT JSON) " + sql, *arguments))[0]["Plan"]
-    assert [node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"] == []
+    read_whole = {node["Relation Name"] for node in nodes(plan) if node["Node Type"] == "Seq Scan"}
+    assert read_whole <= {"pgqueuer"}  # a row for a hundred uploads, and only while they wait
     used = {node["Index Name"] for node in nodes(plan) if "Index Name" in node}
     assert used
     assert used <= indexes

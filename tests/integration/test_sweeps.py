@@ -122,12 +122,6 @@ class TestRequeue:
         assert await services.sweeper.requeue_forgotten() == 3500
         assert len(set(await queued(services))) == 3500
 
-    async def test_what_was_never_queued_is_enqueued(self, services: Services) -> None:
-        await services.add(await services.open(), b"x")
-        await services.rows(TRUNCATE)
-        await services.rows("UPDATE uploads SET queued_at = NULL")
-        assert await services.sweeper.requeue_forgotten() == 1
-
     async def test_what_a_killed_worker_held_comes_back_once_its_lease_has_run_out(self, services: Services) -> None:
         batch = await services.open()
         (upload,) = await services.add(batch, b"x")

@@ -1,7 +1,9 @@
 """Bodies that share a budget which is too small for all of them."""
 
 import asyncio
+import gc
 import random
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -54,6 +56,29 @@ async def test_the_shortage_of_another_is_told_to_all_who_may_hold_something() -
             assert step == [bytes(200)]
         budget.give(200)
     assert budget.free_bytes == budget.total_bytes
+
+
+async def test_a_shortage_that_is_over_is_told_no_more() -> None:
+    budget = Budget(300)
+    async with intake(Body([bytes(200), bytes(200)], hangs=True), budget) as reading:
+        assert await reading.step() == [bytes(200)]
+        assert await reading.step() == []
+        budget.give(200)
+        assert await reading.step() == [bytes(200)]
+        assert reading.idle
+        budget.give(200)
+
+
+async def test_a_body_that_has_ended_is_forgotten() -> None:
+    budget = Budget(300)
+    reading = intake(Body([]), budget)
+    async with reading:
+        assert await reading.step() is None
+    seen = weakref.ref(reading)
+    del reading
+    gc.collect()
+    assert seen() is None
+    assert budget.free_bytes == 300
 
 
 async def test_many_bodies_that_let_go_at_once_all_arrive_whole_on_a_small_budget() -> None:

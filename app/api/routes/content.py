@@ -9,7 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from app.api.dependencies import Ctx, UploadId
+from app.api.dependencies import Ctx, UploadId, matches
 from app.api.openapi import NOT_MODIFIED, responses
 from app.api.problems import answer, of_error
 from app.domain.errors import RangeNotSatisfiableError
@@ -55,10 +55,11 @@ async def read_content(ctx: Ctx, upload_id: UploadId, request: Request) -> Respo
     size = content.size_bytes
     start, end, status = 0, size, 200
     try:
-        if etag in request.headers.get("if-none-match", ""):
+        if matches(request.headers.get("if-none-match"), etag):
             content.close()
             return Response(status_code=304, headers=headers)
-        if request.headers.get("if-range", etag) == etag:
+        # Only GET has ranges (RFC 9110 §14.2).
+        if request.method == "GET" and request.headers.get("if-range", etag) == etag:
             span = parse_range(request.headers.get("range"), size)
             if span:
                 start, end, status = *span, 206
