@@ -13,6 +13,7 @@ import typer
 import uvicorn
 
 from app import logs
+from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
 from app.main import create_app
@@ -61,10 +62,10 @@ def serve(
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
         uvicorn.run(
-            create_app(settings, dsn),
+            BodyBeforeEnd(create_app(settings, dsn)),
             host=settings.host,
             port=settings.port,
-            http="httptools",
+            http=HalfOpenProtocol,
             ws="none",
             lifespan="on",
             log_config=None,

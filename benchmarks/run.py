@@ -113,9 +113,12 @@ def _warm_up(server: Server) -> int:
 
 
 def _measure(workload: Workload, servers: Sequence[Server], rounds: int) -> list[tuple[Measurement, ...]]:
-    """Interleave: in each round every server gets the same content. Return each server's rounds."""
+    """Interleave: in each round every server gets the same content. Return each server's rounds.
+
+    A first round does not count: a server that has run for a while has its plans, connections and memory.
+    """
     measured: list[list[Measurement]] = []
-    for number in range(1, rounds + 1):
+    for number in range(rounds + 1):
         job = workload.prepare()
         measured.append([])
         for server in servers:
@@ -123,7 +126,7 @@ def _measure(workload: Workload, servers: Sequence[Server], rounds: int) -> list
             measured[-1].append(measurement)
             progress = f"{workload.name} {number}/{rounds} {server.contender.name}: {measurement.seconds:.3f} s"
             print(progress, file=sys.stderr, flush=True)
-    return list(zip(*measured, strict=True))
+    return list(zip(*measured[1:], strict=True))
 
 
 def _checked(server: Server, run: Callable[[Server], Measurement]) -> Measurement:

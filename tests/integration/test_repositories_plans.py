@@ -69,6 +69,7 @@ OWNER_OF_SMALL, OWNER_OF_BIG = uid(3, 7), uid(3, 0)
 PENDING: Final = [uid(2, 185_000 + number) for number in range(queue.JOB_UPLOADS)]
 PROCESSING: Final = [uid(2, 160_400 + number) for number in range(queue.JOB_UPLOADS)]
 LEASE: Final = timedelta(seconds=15)
+LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
 ENDS: Final = ([0] * 100, ["completed"] * 100, [None] * 100, [None] * 100, [8] * 100)
 
@@ -93,6 +94,14 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "delete a batch": (batches.DELETE, (SMALL,), {"upload_batches_pkey"}, 300),
     "find an upload": (uploads.FIND, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "list a small batch": (uploads.LIST, (SMALL, OWNER_OF_SMALL, NIL, 100), OF_A_BATCH, 250),
+    "list a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, NIL, 100), OF_A_BATCH, 250),
+    "list the last of a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, uid(2, 199_990), 100), OF_A_BATCH, 250),
+    "list what is completed of a large batch": (
+        uploads.LIST_COMPLETED,
+        (BIG, OWNER_OF_BIG, NIL, 100),
+        OF_A_BATCH,
+        250,
+    ),
     "list what is being processed of a large batch": (
         uploads.LIST_OTHERS,
         (BIG, OWNER_OF_BIG, NIL, 100, "processing"),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from app.domain.batch import BatchStatus
@@ -299,16 +300,40 @@ async def test_a_long_removal_does_not_keep_the_requeue_waiting(services: Servic
 
 
 @pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
-async def test_run_sweeps_again_and_again_until_it_is_stopped(services: Services) -> None:
-    batch = await services.open()
+async def test_stop_does_not_wait_for_a_long_removal(services: Services) -> None:
+    await services.rows("INSERT INTO objects SELECT gen_random_uuid(), 1 FROM generate_series(1, 5000)")
     stop = asyncio.Event()
     running = asyncio.create_task(services.sweeper.run(interval_seconds=0.1, stop=stop))
-    for _ in range(2):
-        pending, gone = await services.add(batch, b"1", BIG)
-        await services.uploads.delete(OWNER, gone.id)
-        await services.rows(TRUNCATE)
-        async with asyncio.timeout(10):
-            while pending.id not in await queued(services) or gone.object_id in stored(services):
-                await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        while len(await objects(services)) == 5000:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.wait_for(running, 2)
+
+
+@pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
+async def test_run_sweeps_until_it_is_stopped_and_survives_a_lost_database(services: Services) -> None:
+    batch = await services.open()
+    pending, gone = await services.add(batch, b"1", BIG)
+    await services.uploads.delete(OWNER, gone.id)
+    await services.rows(TRUNCATE)
+    stop = asyncio.Event()
+    running = asyncio.create_task(services.sweeper.run(interval_seconds=0.1, stop=stop))
+    async with asyncio.timeout(10):
+        while await queued(services) != [pending.id] or gone.object_id in stored(services):
+            await asyncio.sleep(0.02)
+    killer = await asyncpg.connect(services.dsn)
+    for _ in range(10):
+        await killer.execute(
+            "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        await asyncio.sleep(0.1)
+    await killer.execute(TRUNCATE)
+    async with asyncio.timeout(10):
+        while not await killer.fetch(JOBS):
+            await asyncio.sleep(0.02)
+    await killer.close()
+    assert await queued(services) == [pending.id]
     stop.set()
     await asyncio.wait_for(running, 2)
