@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -61,6 +62,7 @@ def serve(
             migrate.upgrade(dsn)
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         uvicorn.run(
             BodyBeforeEnd(create_app(settings, dsn)),
             host=settings.host,
@@ -156,6 +158,12 @@ def _settings(**flags: object) -> Settings:
         _fail(str(error))
     logs.configure(settings.log_level, settings.log_format)
     return settings
+
+
+def _most_files() -> int:
+    """Return how many files we may open: the soft limit, often 1,024, is a courtesy to programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft if hard == resource.RLIM_INFINITY else max(soft, hard)
 
 
 def _is_loopback(host: str) -> bool:

@@ -22,6 +22,7 @@ from app.storage.base import Store
 _HASHERS: Final = 2
 _KNOWN_FIELDS: Final = frozenset({"batch_id"})
 _HOLD_BYTES: Final = 4 * STEP_BYTES
+_HOLD_OBJECTS: Final = 64
 
 
 class BodyParser(Protocol):
@@ -78,6 +79,11 @@ class Reception:
         """Memory held by the file that is being received, and by those that are whole."""
         assembling = self._assembly.memory_bytes if self._assembly else 0
         return assembling + sum(arrival.memory_bytes for arrival in self.ready)
+
+    @property
+    def open_objects(self) -> int:
+        """Objects of files that are whole, held open until their rows are committed."""
+        return sum(arrival.writer is not None for arrival in self.ready)
 
     def begin_file(self, filename: bytes | None, content_type: str | None) -> None:
         """Begin a file part."""
@@ -197,11 +203,15 @@ class _Session:
         """Parse one step, while what was submitted before is being committed.
 
         Files that came at one go are committed at one go: what is whole is held back while more is there already, up
-        to `_HOLD_BYTES`. Raises what is wrong with the bytes, or what befell an earlier submission.
+        to `_HOLD_BYTES`, or `_HOLD_OBJECTS` open files, which are waited for. Raises what is wrong with the bytes, or
+        what befell an earlier submission.
         """
         self._held_bytes += sum(map(len, chunks))
         if not chunks or self._reception.memory_bytes >= _HOLD_BYTES:
             await self._submit()
+        elif self._reception.open_objects >= _HOLD_OBJECTS:
+            await self._submit()
+            await asyncio.wait(self._submitted)
         for task in self._submitted:
             if task.done():
                 task.result()

@@ -23,6 +23,8 @@ from app.storage.sinks import CachedSink, DirectSink
 log: Final = structlog.get_logger("boatload.storage")
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OURS: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.EINVAL})
+"""What syncing a folder answers that we cannot have made: closed to us, read-only, or of a kind that is not synced."""
 _NAME: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHARDS: Final = tuple(f"{number:02x}" for number in range(256))
 
@@ -44,8 +46,11 @@ class LocalStore:
                 (self.root / shard).mkdir(mode=0o700, exist_ok=True)
             _sync_folder(self.root)
             for folder in self.root.absolute().parents:
-                with suppress(PermissionError):  # not ours to read, so not of our making
+                try:
                     _sync_folder(folder)
+                except OSError as error:
+                    if error.errno not in _NOT_OURS:
+                        raise
 
     def create(self, object_id: UUID, *, big: bool = False) -> "LocalWriter":
         """Begin a new file. Its name becomes durable with the first `sync`."""

@@ -270,3 +270,19 @@ def test_a_store_that_lost_its_folders_says_so(local: LocalStore) -> None:
         local.create(new_id())
     with pytest.raises(StorageUnavailableError):
         list(local.list())
+
+
+def test_a_root_that_cannot_be_synced_does_not_keep_the_store_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read-only images (squashfs and the like) answer fsync of a folder with EINVAL; `prepare` syncs every folder up to
+    `/` and lets only PermissionError pass."""
+    real = os.fsync
+
+    def refusing(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == Path("/"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    LocalStore(tmp_path / "objects").prepare()
