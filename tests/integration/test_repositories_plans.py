@@ -1,7 +1,7 @@
 """What the hot statements read on large tables, at first and once PostgreSQL has settled on a plan for them.
 
-200,000 uploads: a thousand ordinary batches, and last one of 50,000, whose first ids are behind all the others. One
-owner has half the batches. 20,000 uploads are pending and have their jobs, 500 are being processed.
+120,000 uploads: a thousand ordinary batches, and last one of 30,000, whose first ids are behind all the others. One
+owner has half the batches. 12,000 uploads are pending and have their jobs, 500 are being processed.
 """
 
 import json
@@ -20,16 +20,16 @@ from tests.support.postgres import VERSIONS, Servers, execute
 LOAD: Final = (
     """
     CREATE UNLOGGED TABLE plan AS SELECT
-        n, CASE WHEN n >= 150000 THEN 3000 ELSE n / 75 + 1 END AS batch,
-        CASE WHEN n >= 180000 THEN 'pending' WHEN n BETWEEN 160000 AND 160499 THEN 'processing' ELSE 'completed'
+        n, CASE WHEN n >= 90000 THEN 3000 ELSE n / 75 + 1 END AS batch,
+        CASE WHEN n >= 108000 THEN 'pending' WHEN n BETWEEN 96000 AND 96499 THEN 'processing' ELSE 'completed'
         END AS status
-    FROM generate_series(0, 199999) n
+    FROM generate_series(0, 119999) n
     """,
     """
     CREATE FUNCTION uid(kind int, n bigint) RETURNS uuid IMMUTABLE LANGUAGE sql
     RETURN format('00000000-0000-7000-800%s-%s', kind, lpad(to_hex(n), 12, '0'))::uuid
     """,
-    "INSERT INTO objects (id, size_bytes) SELECT uid(1, n), 65536 FROM generate_series(0, 20100) n",
+    "INSERT INTO objects (id, size_bytes) SELECT uid(1, n), 65536 FROM generate_series(0, 12100) n",
     """
     INSERT INTO upload_batches (
         id, user_id, status, total_uploads, pending_uploads, processing_uploads, processed_uploads, successful_uploads,
@@ -66,8 +66,8 @@ NOW: Final = datetime(2026, 6, 1, tzinfo=UTC)
 BEFORE_ALL: Final = datetime(2025, 1, 1, tzinfo=UTC)
 SMALL, BIG = uid(0, 7), uid(0, 3000)
 OWNER_OF_SMALL, OWNER_OF_BIG = uid(3, 7), uid(3, 0)
-PENDING: Final = [uid(2, 185_000 + number) for number in range(queue.JOB_UPLOADS)]
-PROCESSING: Final = [uid(2, 160_400 + number) for number in range(queue.JOB_UPLOADS)]
+PENDING: Final = [uid(2, 110_000 + number) for number in range(queue.JOB_UPLOADS)]
+PROCESSING: Final = [uid(2, 96_400 + number) for number in range(queue.JOB_UPLOADS)]
 LEASE: Final = timedelta(seconds=15)
 LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
@@ -95,7 +95,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "find an upload": (uploads.FIND, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "list a small batch": (uploads.LIST, (SMALL, OWNER_OF_SMALL, NIL, 100), OF_A_BATCH, 250),
     "list a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, NIL, 100), OF_A_BATCH, 250),
-    "list the last of a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, uid(2, 199_990), 100), OF_A_BATCH, 250),
+    "list the last of a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, uid(2, 119_990), 100), OF_A_BATCH, 250),
     "list what is completed of a large batch": (
         uploads.LIST_COMPLETED,
         (BIG, OWNER_OF_BIG, NIL, 100),
@@ -129,7 +129,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     ),
     "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
-    "a page of objects": (objects.PAGE, (uid(1, 10_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
+    "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
     "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), {"objects_pkey", "idx_uploads_object_id"}, 20),
 }
 
