@@ -41,12 +41,13 @@ FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM uploads u WHERE u.id =
 LIST: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + """ FROM uploads u
-    WHERE (u.batch_id, u.id) > ($1, $3) AND (u.batch_id, u.id) <= ($1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-      AND u.user_id = $2
-    ORDER BY u.batch_id, u.id LIMIT $4"""
+    + " FROM (SELECT "
+    + COLUMNS
+    + """ FROM uploads u WHERE (u.batch_id, u.id) > ($1, $3) ORDER BY u.batch_id, u.id LIMIT $4) u
+    WHERE u.batch_id = $1 AND u.user_id = $2
+    ORDER BY u.id"""
 )
-"""As a range of (batch_id, id), so that no planner reads the whole batch and sorts it for one page."""
+"""The next rows in the order of (batch_id, id), their batch looked at afterwards: no planner reads a whole batch."""
 
 LIST_COMPLETED: Final[LiteralString] = (
     "SELECT "
