@@ -49,23 +49,16 @@ LIST: Final[LiteralString] = (
 )
 """The next rows in the order of (batch_id, id), their batch looked at afterwards: no planner reads a whole batch."""
 
-LIST_COMPLETED: Final[LiteralString] = (
+LIST_BY_STATUS: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + """ FROM uploads u
-    WHERE (u.batch_id, u.id) > ($1, $3) AND (u.batch_id, u.id) <= ($1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-      AND u.user_id = $2 AND u.status = 'completed'
-    ORDER BY u.batch_id, u.id LIMIT $4"""
-)
-
-LIST_OTHERS: Final[LiteralString] = (
-    "SELECT "
+    + " FROM (SELECT "
     + COLUMNS
-    + """ FROM uploads u
-    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.id > $3 AND u.status = $5 AND u.status <> 'completed'
-    ORDER BY u.id LIMIT $4"""
+    + """ FROM uploads u WHERE (u.batch_id, u.status, u.id) > ($1, $5::text, $3)
+        ORDER BY u.batch_id, u.status, u.id LIMIT $4) u
+    WHERE u.batch_id = $1 AND u.status = $5 AND u.user_id = $2
+    ORDER BY u.id"""
 )
-"""By the index of those that are not completed: the rare ones of a large batch are found without reading it."""
 
 BATCHES_OF: Final[LiteralString] = """
     SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
@@ -201,10 +194,8 @@ class Uploads:
         """Return the owner's uploads of a batch in the order of their ids, from just behind `after` on."""
         if status is None:
             rows = await self._connection.fetch(LIST, batch_id, user_id, after, limit)
-        elif status is UploadStatus.COMPLETED:
-            rows = await self._connection.fetch(LIST_COMPLETED, batch_id, user_id, after, limit)
         else:
-            rows = await self._connection.fetch(LIST_OTHERS, batch_id, user_id, after, limit, status)
+            rows = await self._connection.fetch(LIST_BY_STATUS, batch_id, user_id, after, limit, status)
         return [_upload(row) for row in rows]
 
     async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:

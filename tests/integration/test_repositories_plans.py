@@ -96,14 +96,20 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "list a small batch": (uploads.LIST, (SMALL, OWNER_OF_SMALL, NIL, 100), OF_A_BATCH, 250),
     "list a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, NIL, 100), OF_A_BATCH, 250),
     "list the last of a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, uid(2, 119_990), 100), OF_A_BATCH, 250),
+    "list what is completed of a large batch": (
+        uploads.LIST_BY_STATUS,
+        (BIG, OWNER_OF_BIG, NIL, 100, "completed"),
+        {"idx_uploads_batch_status"},
+        250,
+    ),
     "list what is being processed of a large batch": (
-        uploads.LIST_OTHERS,
+        uploads.LIST_BY_STATUS,
         (BIG, OWNER_OF_BIG, NIL, 100, "processing"),
         {"idx_uploads_batch_status"},
         250,
     ),
     "list what failed of a large batch, which is nothing": (
-        uploads.LIST_OTHERS,
+        uploads.LIST_BY_STATUS,
         (BIG, OWNER_OF_BIG, NIL, 100, "failed"),
         {"idx_uploads_batch_status"},
         250,
