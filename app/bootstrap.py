@@ -80,8 +80,11 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         async with reading(database) as uow:
             cursor_key = await uow.service_keys.get("cursor")
 
+        # Its own connection: a new one takes 15 ms longer over its first group.
+        committer = await Database.open(dsn, size=1)
+        stack.push_async_callback(committer.close)
         pack = PackWriter(store, pack_bytes=settings.pack_bytes, new_id=new_id)
-        group = GroupCommit(database, pack, limits, clock=utc_now, new_id=new_id)
+        group = GroupCommit(committer, pack, limits, clock=utc_now, new_id=new_id)
         committing = _start("group commit", group.run())
         stack.push_async_callback(_ended, committing)
         stack.callback(group.stop)

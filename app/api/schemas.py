@@ -2,19 +2,21 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic_core import to_json
 
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
 from app.domain.batch import BatchStatus
 from app.domain.upload import Upload as DomainUpload
 from app.domain.upload import UploadStatus
+from app.ingest.arrival import Arrival
 
 _METADATA_BYTES: Final = 16 * 1024
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -160,7 +162,7 @@ BATCH: Final = TypeAdapter(Batch)
 UPLOAD: Final = TypeAdapter(Upload)
 BATCH_PAGE: Final = TypeAdapter(BatchPage)
 UPLOAD_PAGE: Final = TypeAdapter(UploadPage)
-MULTIPART_ANSWER: Final = TypeAdapter(MultipartAnswer)
+_RESULTS: Final = TypeAdapter(list[Result])
 
 
 def batch_out(batch: domain.Batch) -> Batch:
@@ -227,3 +229,16 @@ def result_out(index: int, upload: DomainUpload) -> Result:
     """Return what became of a file part, from the row it made."""
     shown = upload_out(upload)
     return Result(index, upload.filename, "rejected" if shown.error else "stored", shown, shown.error)
+
+
+def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) -> bytes:
+    """Return the results of file parts as JSON, one behind the other."""
+    results = [result_out(arrival.index, upload) for arrival, upload in zip(arrivals, uploads, strict=True)]
+    return _RESULTS.dump_json(results)[1:-1]
+
+
+def multipart_answer(batch: domain.Batch, drafts: Sequence[bytes]) -> bytes:
+    """Return a MultipartAnswer as JSON, of results that `draft_results` wrote."""
+    shown = batch_out(batch)
+    url = to_json(shown.url)
+    return b'{"batch":%b,"results":[%b],"url":%b}' % (BATCH.dump_json(shown), b",".join(drafts), url)

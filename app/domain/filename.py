@@ -6,6 +6,7 @@ from typing import Final
 from app.domain.errors import InvalidFilenameError
 from app.domain.limits import MAX_FILENAME_BYTES
 
+_USUAL: Final = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9_. -]{0,254}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SEPARATOR: Final = re.compile(r"[\\/]")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z]:[\\/]|[\\/]")
@@ -17,6 +18,8 @@ def parse_filename(raw: bytes | None) -> str:
     Raises InvalidFilenameError: missing, empty, not UTF-8, too long, a control character (C0, DEL, C1), absolute, or
     a segment that is empty, `.` or `..`.
     """
+    if raw and _USUAL.fullmatch(raw):
+        return raw.decode("ascii")
     if not raw:
         raise InvalidFilenameError("The file has no name. Send a filename with each file part.")
     if len(raw) > MAX_FILENAME_BYTES:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from app.domain.errors import BoatloadError
@@ -40,9 +40,8 @@ class Refusal:
         return cls(error.code, error.detail)
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """One row of `uploads`."""
+class Upload(NamedTuple):
+    """One row of `uploads`. A tuple, because a thousand are made for one request, at half the price of a dataclass."""
 
     id: UUID
     user_id: UUID

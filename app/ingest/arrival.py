@@ -68,7 +68,7 @@ class Assembly:
         self._limits: Final = limits
         self._new_id: Final = new_id
         self._hashers: Final = hashers
-        self._hash: Final = hashlib.sha256()
+        self._hash: hashlib._Hash | None = None
         self.memory_bytes = 0
         """Bytes held in memory."""
 
@@ -104,11 +104,12 @@ class Assembly:
     def spill(self) -> None:
         """Move what is in memory to an object of its own. Raises as `add` does."""
         arrival = self._arrival
-        if arrival.writer is None:
+        if arrival.writer is None or self._hash is None:
+            self._hash = hashlib.sha256()
             arrival.writer = self._store.create(self._new_id(), big=True)
         pieces, arrival.pieces = arrival.pieces, []
         self.memory_bytes = 0
-        hashing = self._hashers.submit(self._update, pieces)
+        hashing = self._hashers.submit(_update, self._hash, pieces)
         try:
             arrival.writer.write(pieces)
         finally:
@@ -123,15 +124,14 @@ class Assembly:
             self.spill()
             assert arrival.writer is not None
             arrival.writer.sync()
-        else:
-            self._update(arrival.pieces)
-        arrival.sha256 = self._hash.digest()
+        arrival.sha256 = self._hash.digest() if self._hash else hashlib.sha256(b"".join(arrival.pieces)).digest()
         return arrival
 
     def abandon(self) -> None:
         """Give up: the file was never whole. Never raises."""
         self._arrival.abandon()
 
-    def _update(self, pieces: Sequence[bytes]) -> None:
-        for piece in pieces:
-            self._hash.update(piece)
+
+def _update(digest: "hashlib._Hash", pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        digest.update(piece)

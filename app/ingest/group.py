@@ -35,6 +35,8 @@ LONGEST_WAIT_SECONDS: Final = 0.5
 _IDLE_CHECK_SECONDS: Final = 10
 
 Kept = tuple[Batch, list[Upload]]
+Draft = Callable[[Sequence[Arrival], Sequence[Upload]], bytes]
+"""Writes down what is to be said of rows, while the database is busy with them: they may still be refused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -50,11 +52,14 @@ class Submission:
     """Whether the batch is to be sealed behind the arrivals."""
     behind: "Submission | None" = None
     """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
+    draft: Draft | None = None
     kept: asyncio.Future[Kept] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     places: list[tuple[UUID, int] | None] = field(default_factory=list)
     """For each arrival its object and offset, once it is durable."""
     refusal: BoatloadError | None = None
     """Why it was refused."""
+    drafted: bytes = b""
+    """What `draft` returned; good once it is kept."""
 
 
 class GroupCommit:
@@ -160,7 +165,7 @@ class GroupCommit:
                     moved[after.id] = after
             for batch_id in opened.keys() & moved.keys():
                 await uow.batches.insert(opened[batch_id])
-            await self._write(uow, moved, [upload for _, uploads in kept for upload in uploads])
+            await self._write(uow, moved, kept)
         for submission, uploads in kept:
             if not submission.kept.done():
                 batch = moved.get(submission.batch_id) or batches[submission.batch_id]
@@ -225,7 +230,10 @@ class GroupCommit:
         ]
         return advance(batch, tally(uploads), now=now, seal=submission.seals), uploads
 
-    async def _write(self, uow: UnitOfWork, moved: dict[UUID, Batch], uploads: Sequence[Upload]) -> None:
+    async def _write(
+        self, uow: UnitOfWork, moved: dict[UUID, Batch], kept: Sequence[tuple[Submission, list[Upload]]]
+    ) -> None:
+        uploads = [upload for _, joined in kept for upload in joined]
         ends: dict[UUID, int] = {}
         for upload in uploads:
             if upload.object_id and upload.object_offset is not None:
@@ -233,7 +241,7 @@ class GroupCommit:
                 ends[upload.object_id] = max(end, ends.get(upload.object_id, 0))
         await uow.objects.record(list(ends.items()))
         if uploads:
-            await uow.uploads.insert(uploads)
+            await asyncio.gather(uow.uploads.insert(uploads), asyncio.to_thread(_draft, kept))
         await uow.batches.save(list(moved.values()))
         await queue.enqueue(uow.connection, [upload.id for upload in uploads if upload.status is UploadStatus.PENDING])
 
@@ -245,6 +253,12 @@ class GroupCommit:
                 if arrival.writer:
                     arrival.writer.close()
         self._pack.roll_if_full()
+
+
+def _draft(kept: Sequence[tuple[Submission, list[Upload]]]) -> None:
+    for submission, uploads in kept:
+        if submission.draft:
+            submission.drafted = submission.draft(submission.arrivals, uploads)
 
 
 def _is_small(arrival: Arrival) -> bool:

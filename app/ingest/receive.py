@@ -15,7 +15,7 @@ from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
-from app.ingest.group import GroupCommit, Kept, Submission
+from app.ingest.group import Draft, GroupCommit, Kept, Submission
 from app.ingest.intake import Intake
 from app.storage.base import Store
 
@@ -41,11 +41,12 @@ class Target:
 
     `find_batch` is asked when the first file is whole, with the text of the field `batch_id` if one came before it; it
     returns the batch to add to, or None where one is to be opened for this request and sealed at its end. It raises the
-    BoatloadError that says why the batch cannot be added to.
+    BoatloadError that says why the batch cannot be added to. `draft` writes the receipt's `drafts`.
     """
 
     owner: UUID
     find_batch: Callable[[str | None], Awaitable[UUID | None]]
+    draft: Draft | None = None
 
 
 @dataclass(slots=True)
@@ -57,6 +58,8 @@ class Receipt:
 
     batch: Batch | None = None
     outcomes: list[Upload] = field(default_factory=list)
+    drafts: list[bytes] = field(default_factory=list)
+    """What the target's `draft` wrote of the outcomes, a piece for each run of them."""
     error: BoatloadError | None = None
 
 
@@ -197,7 +200,7 @@ class _Session:
         self._opens = False
         self._last: Submission | None = None
         self._held_bytes = 0
-        self._submitted: Final[list[asyncio.Task[Kept]]] = []
+        self._submitted: Final[list[asyncio.Task[tuple[Submission, Kept]]]] = []
 
     async def take(self, chunks: list[bytes]) -> None:
         """Parse one step, while what was submitted before is being committed.
@@ -242,8 +245,10 @@ class _Session:
         self._keep(0)
         for answer in kept:
             if not isinstance(answer, BaseException):
-                self.receipt.batch = answer[0]
-                self.receipt.outcomes.extend(answer[1])
+                submission, (batch, uploads) = answer
+                self.receipt.batch = batch
+                self.receipt.outcomes += uploads
+                self.receipt.drafts += [submission.drafted] if submission.drafted else []
         refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
         if isinstance(refused, BoatloadError):
             self.receipt.error = refused
@@ -277,14 +282,15 @@ class _Session:
             opens=self._batch_id is None,
             seals=last and self._opens,
             behind=self._last,
+            draft=self._target.draft,
         )
         self._last = submission
         self._batch_id = submission.batch_id
         self._submitted.append(asyncio.create_task(self._commit(submission, memory)))
 
-    async def _commit(self, submission: Submission, memory: int) -> Kept:
+    async def _commit(self, submission: Submission, memory: int) -> tuple[Submission, Kept]:
         try:
-            return await self._group.submit(submission)
+            return submission, await self._group.submit(submission)
         finally:
             self._budget.give(memory)
 

@@ -5,7 +5,6 @@ The queue is a messenger, not the truth: it may lose everything, because the swe
 """
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 log: Final = structlog.get_logger("boatload.queue")
 
 JOB_UPLOADS: Final = 100
-"""Most uploads in one job."""
+"""Most uploads in one job. Its payload is their ids, one behind the other."""
+_ID_BYTES: Final = 16
 _ENTRYPOINT: Final = "process_uploads"
 _JOBS_AT_ONCE: Final = 8
 _HEARTBEAT: Final = timedelta(seconds=6)
@@ -56,10 +56,15 @@ def install_sql() -> str:
     return QueryBuilderEnvironment(_SETTINGS).build_install_query()
 
 
+def upload_ids_in(payload: bytes) -> list[UUID]:
+    """Return the uploads that a job is about."""
+    return [UUID(bytes=payload[start : start + _ID_BYTES]) for start in range(0, len(payload), _ID_BYTES)]
+
+
 async def enqueue(connection: "Connection", upload_ids: Sequence[UUID]) -> None:
     """Add jobs in the caller's transaction: they exist exactly if it commits, and wake a worker when it does."""
     slices = [upload_ids[start : start + JOB_UPLOADS] for start in range(0, len(upload_ids), JOB_UPLOADS)]
-    payloads: list[bytes | None] = [json.dumps([str(upload_id) for upload_id in part]).encode() for part in slices]
+    payloads: list[bytes | None] = [b"".join([upload_id.bytes for upload_id in part]) for part in slices]
     if payloads:
         await _queries(connection).enqueue([_ENTRYPOINT] * len(payloads), payloads, [0] * len(payloads))
 
@@ -92,7 +97,7 @@ async def _consume_on(
 
     @manager.entrypoint(_ENTRYPOINT, accepts_context=False)
     async def run(job: Job) -> None:  # pyright: ignore[reportUnusedFunction] - registered by its decorator
-        await handle([UUID(text) for text in json.loads(job.payload or b"[]")])
+        await handle(upload_ids_in(job.payload or b""))
 
     async def relay() -> None:
         await stop.wait()

@@ -4,8 +4,11 @@ The behaviour suite in `tests/conformance` is what an implementation must pass.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
+
+BLOCK_BYTES: Final = 4096
+"""A writer that is synced at multiples of this writes whole blocks only, which is what a disk does best."""
 
 
 class ObjectWriter(Protocol):
@@ -59,7 +62,7 @@ class Store(Protocol):
     """A place for objects."""
 
     def create(self, object_id: UUID, *, big: bool = False) -> ObjectWriter:
-        """Begin a new object; `object_id` was never used before. `big` promises megabytes, synced once at their end.
+        """Begin a new object; `object_id` was never used before. `big` promises megabytes or whole blocks to each sync.
 
         Raises StorageFullError or StorageUnavailableError.
         """

@@ -1,7 +1,8 @@
 """Packs: many small files in one object, written and synced together.
 
 Making a file is what a disk is slow at, and a PUT is what a bucket charges for; so small files are appended to the
-process's open pack, and one sync makes a whole group of them durable.
+process's open pack, and one sync makes a whole group of them durable. Each group begins on a block of its own, so that
+none is written twice.
 """
 
 import time
@@ -11,7 +12,7 @@ from uuid import UUID
 
 from app.domain.errors import StorageFullError, StorageUnavailableError
 from app.domain.ids import Ids
-from app.storage.base import ObjectWriter, Store
+from app.storage.base import BLOCK_BYTES, ObjectWriter, Store
 
 
 class PackWriter:
@@ -29,12 +30,14 @@ class PackWriter:
         pack_bytes: int,
         new_id: Ids,
         idle_seconds: float = 60,
+        block_bytes: int = BLOCK_BYTES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store: Final = store
         self._pack_bytes: Final = pack_bytes
         self._new_id: Final = new_id
         self._idle_seconds: Final = idle_seconds
+        self._block_bytes: Final = block_bytes
         self._monotonic: Final = monotonic
         self._open: ObjectWriter | None = None
         self._last_append = 0.0
@@ -45,15 +48,16 @@ class PackWriter:
         Returns the pack and each file's offset in it. Raises StorageFullError or StorageUnavailableError; then none of
         them is in the store as far as anybody may know.
         """
-        pack = self._open or self._store.create(self._new_id())
+        pack = self._open or self._store.create(self._new_id(), big=True)
         self._open = None
         offsets = []
         offset = pack.size_bytes
         for pieces in files:
             offsets.append(offset)
             offset += sum(map(len, pieces))
+        padding = bytes(-offset % self._block_bytes)
         try:
-            pack.write([piece for pieces in files for piece in pieces])
+            pack.write([*(piece for pieces in files for piece in pieces), padding])
             pack.sync()
         except (StorageFullError, StorageUnavailableError):
             pack.close()
@@ -64,7 +68,7 @@ class PackWriter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the open pack, 0 where none is open."""
+        """Bytes in the open pack, padding included; 0 where none is open."""
         return self._open.size_bytes if self._open else 0
 
     def roll_if_full(self) -> None:

@@ -1,7 +1,7 @@
 """Two ways to append to a file: through the page cache, or past it.
 
-A big file is read once, much later, if ever: through the cache it would push out what the database needs, and making
-its pages costs more than writing them. So it goes to the disk directly (O_DIRECT), in aligned megabytes.
+What arrives in megabytes, a big file or a group of small ones, goes to the disk directly (O_DIRECT), in aligned blocks:
+through the cache it would push out what the database needs, and making its pages costs more than writing them.
 """
 
 import errno
@@ -12,7 +12,8 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-_ALIGNMENT: Final = 4096
+from app.storage.base import BLOCK_BYTES
+
 _STAGE_BYTES: Final = 1 << 20
 _IOV_MAX: Final = 1024
 _O_DIRECT: Final[int] = getattr(os, "O_DIRECT", 0)
@@ -68,13 +69,13 @@ class DirectSink:
                 if filled == _STAGE_BYTES:
                     self._write_blocks(stage)
                     filled = 0
-        aligned = filled - filled % _ALIGNMENT
+        aligned = filled - filled % BLOCK_BYTES
         self._write_blocks(stage[:aligned])
         self._rest = bytes(stage[aligned:filled])
 
     def flush(self) -> None:
-        """Append the rest, which fills no block. From here on it writes through the cache. Raises OSError."""
-        if self._direct:
+        """Append the rest, if it fills no block; from there on it writes through the cache. Raises OSError."""
+        if self._direct and self._rest:
             self._direct = False
             _switch(self._descriptor, on=False)
             self._cached.write([self._rest])

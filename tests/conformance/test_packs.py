@@ -7,7 +7,7 @@ import pytest
 
 from app.domain.errors import StorageFullError, StorageUnavailableError
 from app.domain.ids import new_id
-from app.storage.base import Store
+from app.storage.base import BLOCK_BYTES, Store
 from app.storage.pack import PackWriter
 from tests.conformance.objects import is_claimable, read
 from tests.support.breaking_store import BreakingStore, Fault
@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def pack(breaking: BreakingStore, clock: Clock) -> PackWriter:
-    return PackWriter(breaking, pack_bytes=FULL, new_id=new_id, idle_seconds=IDLE, monotonic=clock)
+    return PackWriter(breaking, pack_bytes=FULL, new_id=new_id, idle_seconds=IDLE, block_bytes=1, monotonic=clock)
 
 
 def test_files_lie_one_behind_the_other_and_are_durable(pack: PackWriter, breaking: BreakingStore) -> None:
@@ -51,6 +51,17 @@ def test_the_next_group_goes_on_in_the_same_pack(pack: PackWriter, breaking: Bre
     assert (first, offsets) == (second, [3, 6])
     assert read(breaking, first, 11) == b"onetwothree"
     assert breaking.writers[0].synced_bytes == 11
+
+
+def test_each_group_begins_on_a_block_of_its_own(breaking: BreakingStore) -> None:
+    pack = PackWriter(breaking, pack_bytes=1 << 20, new_id=new_id)
+    pack_id, offsets = pack.append([[b"one"], [b"two"]])
+    assert pack.append([[b"three"], [b"x" * BLOCK_BYTES]]) == (pack_id, [BLOCK_BYTES, BLOCK_BYTES + 5])
+    assert pack.append([[b"four"]]) == (pack_id, [3 * BLOCK_BYTES])
+    assert offsets == [0, 3]
+    assert pack.size_bytes == breaking.writers[0].synced_bytes == 4 * BLOCK_BYTES
+    assert read(breaking, pack_id, 8, BLOCK_BYTES) == b"threexxx"
+    assert read(breaking, pack_id, 4, 3 * BLOCK_BYTES) == b"four"
 
 
 def test_a_group_of_empty_files_is_a_pack_all_the_same(pack: PackWriter, breaking: BreakingStore) -> None:

@@ -164,7 +164,7 @@ async def test_a_deleted_batch_leaves_its_uploads_with_their_bytes(services: Ser
         with pytest.raises(NotFoundError):
             await missing
     for upload in uploads.values():
-        assert await services.uploads.get(OWNER, upload.id) == replace(upload, batch_id=None)
+        assert await services.uploads.get(OWNER, upload.id) == upload._replace(batch_id=None)
     assert await services.content(uploads[UploadStatus.PENDING].id) == b"x"
     with pytest.raises(ContentUnavailableError):
         await services.content(uploads[UploadStatus.FAILED].id)

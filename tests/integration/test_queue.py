@@ -1,7 +1,6 @@
 """The queue: part of the transaction that stores, and a messenger that survives what happens to its connection."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -82,9 +81,9 @@ async def test_jobs_exist_exactly_if_their_transaction_commits(connection: Conne
     async with connection.transaction():
         await queue.enqueue(connection, ids)
         await queue.enqueue(connection, [])
-    jobs = [json.loads(row["payload"]) for row in await connection.fetch(JOBS)]
+    jobs = [queue.upload_ids_in(row["payload"]) for row in await connection.fetch(JOBS)]
     assert [len(job) for job in jobs] == [100, 100, 50]
-    assert [UUID(one) for job in jobs for one in job] == ids
+    assert [one for job in jobs for one in job] == ids
 
 
 async def test_jobs_of_before_and_of_now_are_handled_at_once(connection: Connection, database_url: str) -> None:
@@ -156,7 +155,7 @@ async def test_a_handler_that_raises_is_survived(connection: Connection, databas
         await emptied(connection)
         await connection.execute(
             "INSERT INTO boatload_queue.pgqueuer (priority, status, entrypoint, payload)"
-            " VALUES (0, 'queued', 'process_uploads', 'no json')"
+            " VALUES (0, 'queued', 'process_uploads', 'no ids')"
         )
         await enqueue(connection, [new_id()], [new_id()])
         await handler.until(3)

@@ -18,6 +18,7 @@ from app.repositories.uploads import Finished
 from tests.support.services import OWNER, STRANGER
 
 NOW: Final = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
+LATER: Final = NOW + timedelta(seconds=1)
 HUGE: Final = 2**40
 ODD: Final = "n\u0301 \N{PILE OF POO} \u202eabc\u200b\ufeff ' \" \\ $1 %s {0} \t\n"
 METADATA: Final[dict[str, object]] = {
@@ -66,7 +67,7 @@ def upload(batch_id: UUID | None, **changes: object) -> Upload:
         updated_at=NOW,
         completed_at=None,
     )
-    return replace(plain, **changes)  # type: ignore[arg-type]
+    return plain._replace(**changes)  # type: ignore[arg-type]
 
 
 async def test_a_batch_comes_back_as_it_was_opened(database: Database) -> None:
@@ -132,7 +133,7 @@ async def test_an_upload_comes_back_as_it_was_inserted(database: Database) -> No
     object_id = new_id()
     refusal = Refusal("file-too-large", ODD)
     async with unit_of_work(database) as uow:
-        batch = await opened(uow)
+        batch, other = await opened(uow), await opened(uow)
         await uow.objects.record([(object_id, HUGE * 2)])
         stored = {
             "size_bytes": HUGE,
@@ -145,19 +146,21 @@ async def test_an_upload_comes_back_as_it_was_inserted(database: Database) -> No
             upload(batch.id, filename=ODD, content_type="text/plain; charset=utf-8", ref=ODD, size_bytes=HUGE),
             upload(batch.id, received_bytes=HUGE - 1, size_bytes=HUGE),
             upload(batch.id, status=UploadStatus.PENDING, **stored),
-            upload(None, status=UploadStatus.PENDING, batch_version=2**53, **stored),
+            upload(other.id, status=UploadStatus.PENDING, batch_version=2**53, **stored),
+            upload(other.id, status=UploadStatus.PENDING, user_id=STRANGER, **stored),
+            upload(batch.id, ref="late", created_at=LATER, updated_at=LATER),
             upload(batch.id, status=UploadStatus.FAILED, error=refusal, filename="", completed_at=NOW),
-            upload(batch.id, status=UploadStatus.CANCELLED, completed_at=NOW + timedelta(seconds=1)),
+            upload(batch.id, status=UploadStatus.CANCELLED, completed_at=NOW),
         ]
         await uow.uploads.insert(inserted)
     async with reading(database) as uow:
-        assert [await uow.uploads.find(one.id, OWNER) for one in inserted] == inserted
+        assert [await uow.uploads.find(one.id, one.user_id) for one in inserted] == inserted
         assert await uow.uploads.find(inserted[0].id, STRANGER) is None
-        in_batch = [one for one in inserted if one.batch_id]
+        in_batch = [one for one in inserted if one.batch_id == batch.id]
         page = await uow.uploads.list_page(batch.id, OWNER, status=None, after=UUID(int=0), limit=100)
         assert page == sorted(in_batch, key=lambda one: one.id)
         failed = await uow.uploads.list_page(batch.id, OWNER, status=UploadStatus.FAILED, after=UUID(int=0), limit=100)
-        assert failed == [inserted[4]]
+        assert failed == [one for one in inserted if one.status is UploadStatus.FAILED]
         assert await uow.uploads.list_page(batch.id, STRANGER, status=None, after=UUID(int=0), limit=100) == []
 
 
@@ -187,7 +190,7 @@ async def test_claim_and_finish_return_and_leave_what_they_say(database: Databas
         )
         taken = {"status": UploadStatus.PROCESSING, "attempts": 1, "updated_at": later, "batch_version": 3}
         taken_up = {claim.upload.id: claim.upload for claim in claimed}
-        assert taken_up == {one.id: replace(one, **taken) for one in (good, bad)}
+        assert taken_up == {one.id: one._replace(**taken) for one in (good, bad)}
         assert {claim.status_before for claim in claimed} == {UploadStatus.PENDING}
         ended = await uow.uploads.finish(
             [
@@ -199,11 +202,11 @@ async def test_claim_and_finish_return_and_leave_what_they_say(database: Databas
         )
         assert sorted(ended) == [(batch.id, UploadStatus.COMPLETED), (batch.id, UploadStatus.FAILED)]
         over = {"attempts": 1, "updated_at": later, "completed_at": later, "batch_version": 4}
-        assert await uow.uploads.find(good.id, OWNER) == replace(
-            good, **over, status=UploadStatus.COMPLETED, detected_type="text/plain"
+        assert await uow.uploads.find(good.id, OWNER) == good._replace(
+            **over, status=UploadStatus.COMPLETED, detected_type="text/plain"
         )
-        assert await uow.uploads.find(bad.id, OWNER) == replace(
-            bad, **over, status=UploadStatus.FAILED, error=Refusal("processor-failed", ODD)
+        assert await uow.uploads.find(bad.id, OWNER) == bad._replace(
+            **over, status=UploadStatus.FAILED, error=Refusal("processor-failed", ODD)
         )
 
 

@@ -1,7 +1,6 @@
 """Nothing is forgotten: uploads without a job get one, bytes without an upload go, and nothing else does."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -41,7 +40,7 @@ async def working(services: Services) -> AsyncIterator[None]:
 
 
 async def queued(services: Services) -> list[UUID]:
-    return sorted(UUID(one) for row in await services.rows(JOBS) for one in json.loads(row["payload"]))
+    return sorted(one for row in await services.rows(JOBS) for one in queue.upload_ids_in(row["payload"]))
 
 
 def stored(services: Services) -> set[UUID]:

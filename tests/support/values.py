@@ -46,4 +46,4 @@ def make_upload(status: UploadStatus, *, number: int = 1, **changes: Any) -> Upl
         updated_at=NOW,
         completed_at=NOW if status in FINAL_UPLOAD else None,
     )
-    return replace(upload, **changes)
+    return upload._replace(**changes)

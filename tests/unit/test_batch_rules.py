@@ -1,6 +1,5 @@
 """Random lives of a batch, compared with the uploads that it should be counting."""
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from hypothesis import settings
@@ -68,7 +67,7 @@ class LifeOfABatch(RuleBasedStateMachine):
         uploads = dict(self.uploads)
         for number in data.draw(st.sets(st.sampled_from(unfinished), min_size=1)):
             status = data.draw(NEXT[uploads[number].status])
-            uploads[number] = replace(uploads[number], status=status, received_bytes=10)
+            uploads[number] = uploads[number]._replace(status=status, received_bytes=10)
         self.change(uploads)
 
     @precondition(lambda self: self.uploads)
@@ -87,7 +86,7 @@ class LifeOfABatch(RuleBasedStateMachine):
     @rule()
     def cancel(self) -> None:
         uploads = {
-            number: replace(upload, status=UploadStatus.CANCELLED) if upload.status in UNFINISHED else upload
+            number: upload._replace(status=UploadStatus.CANCELLED) if upload.status in UNFINISHED else upload
             for number, upload in self.uploads.items()
         }
         delta = tally(uploads.values()) + -tally(self.uploads.values())

@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -236,5 +235,5 @@ def test_a_refused_file_is_an_upload_with_its_problem_and_without_content() -> N
 
 
 def test_a_file_that_was_taken_is_a_stored_result() -> None:
-    result = result_out(0, replace(make_upload(UploadStatus.PENDING), filename="a/b"))
+    result = result_out(0, make_upload(UploadStatus.PENDING, filename="a/b"))
     assert (result.status, result.filename, result.problem) == ("stored", "a/b", None)

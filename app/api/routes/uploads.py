@@ -87,32 +87,33 @@ async def _receive(
     receipt = await ctx.services.receiver.receive(
         request.stream(),
         lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts),
-        Target(ctx.owner, find_batch),
+        Target(ctx.owner, find_batch, schemas.draft_results),
     )
     return _answer(receipt)
 
 
 def _answer(receipt: Receipt) -> Response:
     """Answer 201, 207 or 422 by what was taken; or with the problem, and beside it what was kept before it."""
-    results = [schemas.result_out(index, upload) for index, upload in enumerate(receipt.outcomes)]
     if receipt.error:
-        problem = problems.of_error(receipt.error)
-        return problems.answer(_with_results(problem, receipt, results), {"Connection": "close"})
+        return problems.answer(_with_results(problems.of_error(receipt.error), receipt), {"Connection": "close"})
     assert receipt.batch is not None
-    taken = sum(result.status != "rejected" for result in results)
+    sent = len(receipt.outcomes)
+    taken = sum(upload.error is None for upload in receipt.outcomes)
     if not taken:
-        detail = f"None of the {len(results)} files was taken. Each result says why."
+        detail = f"None of the {sent} files was taken. Each result says why."
         problem = Problem(type="/problems/no-file-taken", title="No file taken", status=422, detail=detail)
-        return problems.answer(_with_results(problem, receipt, results))
-    body = schemas.MultipartAnswer(schemas.batch_out(receipt.batch), results, f"/v1/batches/{receipt.batch.id}")
-    status = 201 if taken == len(results) else 207
+        return problems.answer(_with_results(problem, receipt))
     return Response(
-        schemas.MULTIPART_ANSWER.dump_json(body), status, {"Location": body.url}, media_type="application/json"
+        schemas.multipart_answer(receipt.batch, receipt.drafts),
+        201 if taken == sent else 207,
+        {"Location": f"/v1/batches/{receipt.batch.id}"},
+        media_type="application/json",
     )
 
 
-def _with_results(problem: Problem, receipt: Receipt, results: list[schemas.Result]) -> Problem:
+def _with_results(problem: Problem, receipt: Receipt) -> Problem:
     if receipt.batch is None:
         return problem
-    url = f"/v1/batches/{receipt.batch.id}"
-    return problem.model_copy(update={"batch": schemas.batch_out(receipt.batch), "results": results, "url": url})
+    batch = schemas.batch_out(receipt.batch)
+    results = [schemas.result_out(index, upload) for index, upload in enumerate(receipt.outcomes)]
+    return problem.model_copy(update={"batch": batch, "results": results, "url": batch.url})
