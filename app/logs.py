@@ -31,7 +31,7 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("python_multipart", "alembic", "pgqueuer", "asyncio"):
+    for noisy in ("python_multipart", "alembic", "pgqueuer", "asyncio", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     structlog.configure(
