@@ -21,7 +21,9 @@ FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM webhook_endpoints WHER
 
 LIST: Final[LiteralString] = "SELECT " + COLUMNS + " FROM webhook_endpoints WHERE user_id = $1 ORDER BY created_at, id"
 
-DISABLE: Final[LiteralString] = "UPDATE webhook_endpoints SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1"
+DISABLE: Final[LiteralString] = (
+    "UPDATE webhook_endpoints SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1 RETURNING id"
+)
 
 DELETE: Final[LiteralString] = "DELETE FROM webhook_endpoints WHERE id = $1 AND user_id = $2 RETURNING " + COLUMNS
 
@@ -47,9 +49,9 @@ class WebhookEndpoints:
         """Return all of the owner's, oldest first; there are never many."""
         return [_endpoint(row) for row in await self._connection.fetch(LIST, user_id)]
 
-    async def disable(self, endpoint_id: UUID, now: datetime) -> None:
-        """Send nothing new there; one that is gone stays gone."""
-        await self._connection.execute(DISABLE, endpoint_id, now)
+    async def disable(self, endpoint_id: UUID, now: datetime) -> bool:
+        """Send nothing new there, from `now` on unless it is so already; False where there is no such endpoint."""
+        return await self._connection.fetchval(DISABLE, endpoint_id, now) is not None
 
     async def delete(self, endpoint_id: UUID, user_id: UUID) -> Endpoint | None:
         """Delete the owner's endpoint, and return what it was."""

@@ -7,7 +7,7 @@ from uuid import UUID
 from app.domain.batch import Batch
 from app.domain.ids import Ids, new_id
 from app.domain.webhook import event_of, payload_of
-from app.domain.webhook_url import parse_webhook_url
+from app.domain.webhook_url import receiver_of
 
 if TYPE_CHECKING:
     from app.db.pool import Connection
@@ -61,7 +61,7 @@ class WebhookOutbox:
         for target in targets:
             batch, event = ended[target["batch_id"]]
             payload = payloads.get(batch.id) or payloads.setdefault(batch.id, payload_of(batch, event))
-            receiver = parse_webhook_url(target["url"], allow_private=True).receiver
+            receiver = receiver_of(target["url"])
             owner, endpoint_id, url = batch.user_id, target["endpoint_id"], target["url"]
             rows.append((self._new_id(), owner, batch.id, endpoint_id, event, url, receiver, payload, batch.updated_at))
         await self._connection.execute(INSERT, *(list(column) for column in zip(*rows, strict=True)))

@@ -39,6 +39,7 @@ _LEASE_MARGIN: Final = timedelta(seconds=15)
 _LAST_SECONDS: Final = 5
 """How long attempts may go on once the process is told to stop."""
 _CHUNK: Final = 1000
+_GONE: Final = "the receiver answered 410 to another message"
 
 
 class Deliverer:
@@ -171,9 +172,11 @@ class Deliverer:
             async with reading(self._database) as uow:
                 return await record(uow)
         async with unit_of_work(self._database) as uow:
-            await uow.webhook_endpoints.disable(claimed.endpoint_id, self._clock())
+            # Its row is locked first: of those who do this for one endpoint, each waits for the one before.
+            exists = await uow.webhook_endpoints.disable(claimed.endpoint_id, self._clock())
             current = await record(uow)
-            await uow.webhook_deliveries.give_up(claimed.endpoint_id, "the receiver answered 410 to another message")
+            if exists:
+                await uow.webhook_deliveries.give_up(claimed.endpoint_id, _GONE)
         return current
 
 

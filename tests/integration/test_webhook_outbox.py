@@ -150,6 +150,14 @@ async def test_each_receiver_that_wants_the_event_has_one_message(services: Serv
     assert await deliveries(services.database, STRANGER) == []
 
 
+async def test_a_url_that_would_not_be_taken_today_keeps_no_batch_from_ending(services: Services) -> None:
+    batch = await opened(services)
+    await services.rows("UPDATE upload_batches SET webhook_url = 'gopher:' WHERE id = $1", batch.id)
+    assert (await services.batches.seal(OWNER, batch.id)).completed_at is not None
+    (row,) = await deliveries(services.database)
+    assert (row["url"], row["receiver"]) == ("gopher:", "gopher:")
+
+
 async def save_ended(services: Services, batches: "list[Batch]") -> float:
     """End batches in one transaction; return how long that took."""
     async with unit_of_work(services.database) as uow:
