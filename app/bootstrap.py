@@ -26,6 +26,10 @@ from app.settings import Settings
 from app.storage.base import Store
 from app.storage.local import LocalStore
 from app.storage.pack import PackWriter
+from app.webhooks.deliverer import Deliverer
+from app.webhooks.policy import RetryPolicy
+from app.webhooks.sender import Resolver, Sender, trusted
+from app.webhooks.service import WebhookService
 
 log: Final = structlog.get_logger("boatload")
 
@@ -42,6 +46,7 @@ class Services:
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
+    webhooks: WebhookService
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -71,6 +76,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         max_files_per_batch=settings.max_files_per_batch,
         pack_file_bytes=settings.pack_file_bytes,
         batch_lifetime=timedelta(seconds=settings.batch_expires_seconds),
+        allow_private_webhooks=settings.webhook_allow_private,
     )
     store = LocalStore(settings.objects_dir)
     await asyncio.to_thread(store.prepare)
@@ -103,6 +109,9 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             receiver=receiver,
             batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
             uploads=UploadService(database, store, clock=utc_now),
+            webhooks=WebhookService(
+                database, allow_private=settings.webhook_allow_private, clock=utc_now, new_id=new_id
+            ),
             cursor_key=cursor_key,
             background=tuple(background),
         )
@@ -119,15 +128,30 @@ def _start_worker(
     )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
     sweeper = Sweeper(database, store, min_age=min_age, clock=utc_now)
+    webhooks = _deliverer(stack, settings, database)
     stop = asyncio.Event()
     tasks = [
         _start("worker", queue.consume(dsn, pipeline.process, stop)),
         _start("sweeper", sweeper.run(interval_seconds=settings.sweep_interval_seconds, stop=stop)),
+        _start("webhooks", webhooks.run(sweep_seconds=settings.sweep_interval_seconds, stop=stop)),
     ]
     for task in tasks:
         stack.push_async_callback(_ended, task)
     stack.callback(stop.set)
     return tasks
+
+
+def _deliverer(stack: AsyncExitStack, settings: Settings, database: Database) -> Deliverer:
+    resolver = Resolver()
+    stack.callback(resolver.close)
+    sender = Sender(
+        resolver,
+        seconds=settings.webhook_timeout_seconds,
+        allow_private=settings.webhook_allow_private,
+        tls=trusted(),
+    )
+    policy = RetryPolicy(timedelta(seconds=settings.webhook_retry_seconds))
+    return Deliverer(database, sender, policy, keep=timedelta(seconds=settings.webhook_keep_seconds), clock=utc_now)
 
 
 def _start(name: str, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":

@@ -20,7 +20,7 @@ def configure(level: str, form: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     render: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
@@ -31,7 +31,7 @@ def configure(level: str, form: str) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("python_multipart", "alembic", "pgqueuer", "asyncio"):
+    for noisy in ("python_multipart", "alembic", "pgqueuer", "asyncio", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     structlog.configure(

@@ -12,7 +12,8 @@ from app.api import problems
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.request_log import RequestLog
-from app.api.routes import batches, content, docs, health, uploads
+from app.api.routes import batches, content, docs, health, uploads, webhooks
+from app.api.webhook_events import router as webhook_events
 from app.bootstrap import running
 from app.settings import Settings
 
@@ -51,15 +52,21 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     )
     app.add_middleware(RequestLog)
     docs.mount_assets(app)
-    for module in (batches, uploads, content, health, docs):
+    for module in (batches, uploads, content, webhooks, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            routes = app.routes
             app.openapi_schema = complete(
-                get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+                get_openapi(
+                    title=app.title,
+                    version=app.version,
+                    description=app.description,
+                    routes=app.routes,
+                    webhooks=webhook_events.routes,
+                    separate_input_output_schemas=False,
+                )
             )
         return app.openapi_schema
 

@@ -85,6 +85,18 @@ class Settings(BaseSettings):
     sweep_interval_seconds: Annotated[
         float, Field(ge=0.1, le=7 * DAY, description="How often bytes that no upload refers to are looked for.")
     ] = 3600
+    webhook_timeout_seconds: Annotated[
+        float, Field(ge=0.1, le=60, description="How long one attempt at a webhook message may take.")
+    ] = 15
+    webhook_retry_seconds: Annotated[
+        float, Field(ge=1, le=7 * DAY, description="How long a webhook message is tried before it is given up.")
+    ] = DAY
+    webhook_keep_seconds: Annotated[
+        float, Field(ge=1, le=366 * DAY, description="How long the log of an ended webhook message is kept.")
+    ] = 30 * DAY
+    webhook_allow_private: Annotated[
+        bool, Field(description="Let webhooks go to private addresses and without TLS; for development.")
+    ] = False
     shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"

@@ -34,4 +34,6 @@ async def read_json(request: Request, model: type[Model], *, max_bytes: int = 64
 def describe_body(model: type[BaseModel]) -> dict[str, object]:
     """Return what OpenAPI is to say of a body that `read_json` reads."""
     schema = model.model_json_schema()
-    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": False}}
+    return {
+        "requestBody": {"content": {"application/json": {"schema": schema}}, "required": bool(schema.get("required"))}
+    }

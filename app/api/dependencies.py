@@ -29,7 +29,7 @@ def _context(request: Request) -> Context:
     return Context(services=services, cursors=request.app.state.cursors, owner=LOCAL_OWNER)
 
 
-def _identity(text: str) -> UUID:
+def identity(text: str) -> UUID:
     """Return the id, or raise NotFoundError: what is no id is not there."""
     try:
         return UUID(text)
@@ -38,11 +38,11 @@ def _identity(text: str) -> UUID:
 
 
 def _batch_id(batch_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    return _identity(batch_id)
+    return identity(batch_id)
 
 
 def _upload_id(upload_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    return _identity(upload_id)
+    return identity(upload_id)
 
 
 Ctx = Annotated[Context, Depends(_context)]

@@ -33,7 +33,7 @@ def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with problems for errors everywhere, in place of the framework's own kind."""
-    for path in document["paths"].values():
+    for path in [*document["paths"].values(), *document["webhooks"].values()]:
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]

@@ -40,6 +40,8 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.FileTooLargeError: (413, "File too large"),
     errors.ProcessorCrashedError: (422, "Processing crashed"),
     errors.AttemptsExhaustedError: (500, "Processing never ended"),
+    errors.InvalidWebhookUrlError: (422, "Invalid webhook URL"),
+    errors.WebhookLimitError: (409, "Too many webhooks"),
     errors.StorageFullError: (507, "Storage full"),
     errors.StorageUnavailableError: (503, "Storage unavailable"),
     errors.DatabaseUnavailableError: (503, "Database unavailable"),

@@ -51,6 +51,7 @@ class NewBatch(BaseModel):
     expires_in_seconds: Annotated[
         int | None, Field(ge=1, le=_MAX_EXPIRES_SECONDS, description="From then on it takes no more uploads.")
     ] = None
+    webhook_url: Annotated[str | None, Field(description="Told when the batch ends, beside your webhooks.")] = None
 
 
 @dataclass(slots=True)
@@ -167,7 +168,6 @@ _RESULTS: Final = TypeAdapter(list[Result])
 
 def batch_out(batch: domain.Batch) -> Batch:
     """Return a batch as clients see it."""
-    total = batch.total_uploads
     return Batch(
         id=batch.id,
         user_id=batch.user_id,
@@ -175,7 +175,7 @@ def batch_out(batch: domain.Batch) -> Batch:
         status=batch.status,
         sealed=batch.sealed_at is not None,
         expected_uploads=batch.expected_uploads,
-        total_uploads=total,
+        total_uploads=batch.total_uploads,
         receiving_uploads=batch.receiving_uploads,
         pending_uploads=batch.pending_uploads,
         processing_uploads=batch.processing_uploads,
@@ -185,7 +185,7 @@ def batch_out(batch: domain.Batch) -> Batch:
         cancelled_uploads=batch.cancelled_uploads,
         total_bytes=batch.total_bytes,
         received_bytes=batch.received_bytes,
-        progress_percentage=10_000 * batch.processed_uploads // total / 100 if total else 0.0,
+        progress_percentage=domain.progress_percentage(batch),
         error_message=batch.error_message,
         metadata=batch.metadata,  # type: ignore[arg-type]  # it came out of a jsonb column
         version=batch.version,

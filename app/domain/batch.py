@@ -232,6 +232,12 @@ def cancel(batch: Batch, delta: Tally, *, now: datetime) -> Batch:
     return replace(advance(batch, delta, now=now), status=BatchStatus.CANCELLED, completed_at=now, error_message=None)
 
 
+def progress_percentage(batch: Batch) -> float:
+    """Return processed / total in percent, cut off behind two places; 0 for an empty batch."""
+    total = batch.total_uploads
+    return 10_000 * batch.processed_uploads // total / 100 if total else 0.0
+
+
 def _settle(batch: Batch, now: datetime) -> Batch:
     """Return the batch in the state that its counts and its seal call for."""
     if batch.status in FINAL_BATCH:

@@ -142,6 +142,18 @@ class AttemptsExhaustedError(BoatloadError):
     code = "attempts-exhausted"
 
 
+class InvalidWebhookUrlError(BoatloadError):
+    """A URL that no webhook may be sent to."""
+
+    code = "invalid-webhook-url"
+
+
+class WebhookLimitError(BoatloadError):
+    """More webhooks, or more secrets for them, than an owner may have."""
+
+    code = "webhook-limit"
+
+
 class StorageFullError(BoatloadError):
     """The store has no room."""
 

@@ -24,3 +24,5 @@ class Limits:
     pack_file_bytes: int
     batch_lifetime: timedelta
     """How long a batch stays open for more whose opener names no time."""
+    allow_private_webhooks: bool = False
+    """Whether webhooks may go to addresses that are not public, and without TLS."""

@@ -9,6 +9,7 @@ from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, adva
 from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
+from app.domain.webhook_url import parse_webhook_url
 from app.repositories.unit_of_work import reading, unit_of_work
 
 
@@ -29,8 +30,11 @@ class BatchService:
         expected_uploads: int | None,
         metadata: dict[str, object],
         expires_in: timedelta | None,
+        webhook_url: str | None = None,
     ) -> Batch:
-        """Open an empty batch."""
+        """Open an empty batch; `webhook_url` is told when it ends. Raises InvalidWebhookUrlError."""
+        if webhook_url is not None:
+            parse_webhook_url(webhook_url, allow_private=self._limits.allow_private_webhooks)
         now = self._clock()
         batch = new_batch(
             self._new_id(),
@@ -42,7 +46,7 @@ class BatchService:
             metadata=metadata,
         )
         async with reading(self._database) as uow:
-            await uow.batches.insert(batch)
+            await uow.batches.insert(batch, webhook_url=webhook_url)
         return batch
 
     async def get(self, owner: UUID, batch_id: UUID) -> Batch:

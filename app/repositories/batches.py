@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, LiteralString
 from uuid import UUID
 
 from app.domain.batch import Batch, BatchStatus
+from app.repositories.webhook_outbox import WebhookOutbox
 
 if TYPE_CHECKING:
     import asyncpg
@@ -24,8 +25,9 @@ COLUMNS: Final[LiteralString] = """
 """
 
 INSERT: Final[LiteralString] = """
-    INSERT INTO upload_batches (id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    INSERT INTO upload_batches (
+        id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at, webhook_url
+    ) VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
 """
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
@@ -87,9 +89,10 @@ class Batches:
 
     def __init__(self, connection: "Connection") -> None:
         self._connection: Final = connection
+        self._outbox: Final = WebhookOutbox(connection)
 
-    async def insert(self, batch: Batch) -> None:
-        """Insert a batch that is as `new_batch` made it."""
+    async def insert(self, batch: Batch, *, webhook_url: str | None = None) -> None:
+        """Insert a batch that is as `new_batch` made it; `webhook_url` is told when it ends."""
         await self._connection.execute(
             INSERT,
             batch.id,
@@ -99,6 +102,7 @@ class Batches:
             json.dumps(batch.metadata),
             batch.created_at,
             batch.expires_at,
+            webhook_url,
         )
 
     async def find(self, batch_id: UUID, user_id: UUID) -> Batch | None:
@@ -127,7 +131,10 @@ class Batches:
         return _batch(row) if row else None
 
     async def save(self, batches: Sequence[Batch]) -> None:
-        """Write rows that this transaction has locked and advanced, and notify of their new versions."""
+        """Write rows that this transaction has locked and advanced, and notify of their new versions.
+
+        Whoever is to be told that a batch has ended will be, exactly if this transaction commits.
+        """
         if not batches:
             return
         await self._connection.execute(
@@ -151,6 +158,7 @@ class Batches:
             [batch.completed_at for batch in batches],
             [batch.updated_at for batch in batches],
         )
+        await self._outbox.add(batches)
 
     async def delete(self, batch_id: UUID) -> None:
         """Delete a row that this transaction has locked; its uploads stay, with no batch."""

@@ -9,6 +9,9 @@ from app.repositories.batches import Batches
 from app.repositories.objects import Objects
 from app.repositories.service_keys import ServiceKeys
 from app.repositories.uploads import Uploads
+from app.repositories.webhook_deliveries import WebhookDeliveries
+from app.repositories.webhook_endpoints import WebhookEndpoints
+from app.repositories.webhook_secrets import WebhookSecrets
 
 if TYPE_CHECKING:
     from app.db.pool import Connection, Database
@@ -26,6 +29,9 @@ class UnitOfWork:
     uploads: Uploads
     objects: Objects
     service_keys: ServiceKeys
+    webhook_endpoints: WebhookEndpoints
+    webhook_secrets: WebhookSecrets
+    webhook_deliveries: WebhookDeliveries
 
 
 def _bind(connection: "Connection") -> UnitOfWork:
@@ -35,6 +41,9 @@ def _bind(connection: "Connection") -> UnitOfWork:
         uploads=Uploads(connection),
         objects=Objects(connection),
         service_keys=ServiceKeys(connection),
+        webhook_endpoints=WebhookEndpoints(connection),
+        webhook_secrets=WebhookSecrets(connection),
+        webhook_deliveries=WebhookDeliveries(connection),
     )
 
 

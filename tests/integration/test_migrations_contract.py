@@ -50,6 +50,7 @@ ACCOUNT: Final = {
     "version": Column("bigint", not_null=True, default="1"),
     "sealed_at": MOMENT,
     "expires_at": MOMENT,
+    "webhook_url": TEXT,
 }
 UPLOADS: Final = {
     "id": NEW_ID,
@@ -164,7 +165,7 @@ def test_deleting_a_batch_leaves_its_uploads_without_one(database_url: str) -> N
     assert [row["batch_id"] for row in fetch(database_url, "SELECT batch_id FROM uploads")] == [None]
 
 
-@pytest.mark.parametrize("revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue"])
+@pytest.mark.parametrize("revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue", "webhooks"])
 def test_every_revision_may_run_twice(empty_database_url: str, revision: str) -> None:
     migrate.upgrade(empty_database_url, revision)
     once = catalog.everything(empty_database_url)

@@ -1,7 +1,8 @@
 """What the hot statements read on large tables, at first and once PostgreSQL has settled on a plan for them.
 
 120,000 uploads: a thousand ordinary batches, and last one of 30,000, whose first ids are behind all the others. One
-owner has half the batches. 12,000 uploads are pending and have their jobs, 500 are being processed.
+owner has half the batches. 12,000 uploads are pending and have their jobs, 500 are being processed. 60,000 webhook
+messages of ten owners: 10,000 are due, nearly all of them to one receiver.
 """
 
 import json
@@ -14,7 +15,15 @@ import asyncpg
 import pytest
 
 from app.jobs import queue
-from app.repositories import batches, objects, uploads
+from app.repositories import (
+    batches,
+    objects,
+    uploads,
+    webhook_deliveries,
+    webhook_endpoints,
+    webhook_outbox,
+    webhook_secrets,
+)
 from tests.support.postgres import VERSIONS, Servers, execute
 
 LOAD: Final = (
@@ -52,6 +61,22 @@ LOAD: Final = (
         b.created_at, CASE WHEN p.status = 'processing' THEN now() + interval '1 hour' END, b.created_at,
         CASE WHEN p.status = 'completed' THEN now() END
     FROM plan p JOIN upload_batches b ON b.id = uid(0, batch) ORDER BY n
+    """,
+    """
+    INSERT INTO webhook_endpoints (id, user_id, url, events, created_at)
+    SELECT uid(4, n), uid(3, n / 10), 'https://r/', '{batch.completed}', now() FROM generate_series(0, 9999) n
+    """,
+    "INSERT INTO webhook_secrets (user_id, current) SELECT uid(3, n), 'whsec_' FROM generate_series(0, 4999) n",
+    """
+    INSERT INTO webhook_deliveries (
+        id, user_id, batch_id, endpoint_id, type, url, receiver, payload, status, created_at, begun_at, due_at,
+        finished_at
+    ) SELECT
+        uid(5, n), uid(3, n % 10), uid(0, n / 20), uid(4, n % 1000), 'batch.completed', 'https://r/',
+        CASE WHEN n % 200 = 0 THEN 'r' || n % 10000 ELSE 'slow' END, '{}',
+        CASE WHEN n < 50000 THEN 'delivered' ELSE 'pending' END, timestamptz '2026-01-01' + n * interval '1 second',
+        now(), now() - interval '1 second', CASE WHEN n < 50000 THEN timestamptz '2026-01-01' END
+    FROM generate_series(0, 59999) n
     """,
     "VACUUM ANALYZE",
 )
@@ -130,6 +155,58 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
+    "receivers of a batch": (
+        webhook_outbox.TARGETS,
+        ([SMALL],),
+        {"upload_batches_pkey", "idx_webhook_endpoints_owner"},
+        40,
+    ),
+    "webhooks of an owner": (webhook_endpoints.LIST, (uid(3, 5),), {"idx_webhook_endpoints_owner"}, 30),
+    "secrets of an owner": (webhook_secrets.GET, (uid(3, 5),), {"webhook_secrets_pkey"}, 4),
+    "find a message": (webhook_deliveries.FIND, (uid(5, 7), uid(3, 7)), {"webhook_deliveries_pkey"}, 4),
+    "list messages": (
+        webhook_deliveries.LIST,
+        (uid(3, 7), NOW, uid(9, 0), 100),
+        {"idx_webhook_deliveries_owner_newest"},
+        250,
+    ),
+    "list messages of a rare status": (
+        webhook_deliveries.LIST_BY_STATUS,
+        (uid(3, 7), NOW, uid(9, 0), 100, "given_up"),
+        {"idx_webhook_deliveries_owner_status"},
+        250,
+    ),
+    "list messages of a batch": (
+        webhook_deliveries.LIST_OF_BATCH,
+        (uid(3, 7), NOW, uid(9, 0), 100, SMALL, None),
+        {"idx_webhook_deliveries_batch"},
+        60,
+    ),
+    "claim messages, though thousands wait for one receiver": (
+        webhook_deliveries.CLAIM,
+        (LEASE, 64, 4, ["slow"], [3]),
+        {"idx_webhook_deliveries_due", "webhook_deliveries_pkey"},
+        900,
+    ),
+    "record an attempt": (
+        webhook_deliveries.RECORD,
+        (uid(5, 50_001), 0, "pending", LEASE, "{}", None),
+        {"webhook_deliveries_pkey"},
+        8,
+    ),
+    "give up what waits for an endpoint": (
+        webhook_deliveries.GIVE_UP,
+        (uid(4, 1), "No."),
+        {"idx_webhook_deliveries_endpoint"},
+        40,
+    ),
+    "send a message again": (webhook_deliveries.REDELIVER, (uid(5, 7), uid(3, 7)), {"webhook_deliveries_pkey"}, 4),
+    "delete old messages": (
+        webhook_deliveries.DELETE_OLD,
+        (timedelta(days=1), 100),
+        {"idx_webhook_deliveries_finished", "webhook_deliveries_pkey"},
+        500,
+    ),
     "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), {"objects_pkey", "idx_uploads_object_id"}, 20),
 }
 

@@ -13,11 +13,24 @@ import pytest
 from app import repositories
 from app.domain.batch import Batch
 from app.domain.upload import Upload
+from app.domain.webhook import Delivery, Endpoint
 from app.jobs import queue
-from app.repositories import batches, uploads
+from app.repositories import batches, uploads, webhook_deliveries, webhook_endpoints
+from app.repositories.webhook_deliveries import Claimed
 
 VERBS: Final = r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b"
-FRAGMENTS: Final = {"app.repositories.batches.COLUMNS", "app.repositories.uploads.COLUMNS"}
+MAPPED: Final = (
+    (batches, Batch),
+    (uploads, Upload),
+    (webhook_endpoints, Endpoint),
+    (webhook_deliveries, Delivery),
+)
+WORKERS_OWN: Final = {
+    "upload_batches": {"webhook_url"},
+    "uploads": {"queued_at", "lease_expires_at"},
+    "webhook_deliveries": {"receiver", "payload", "attempts", "failures", "sending", "begun_at"},
+}
+FRAGMENTS: Final = {f"{module.__name__}.COLUMNS" for module, _ in MAPPED}
 NO_SQL: Final = {"app.repositories.batches.CHANNEL"}
 
 
@@ -69,17 +82,26 @@ async def test_every_statement_prepares_on_the_migrated_schema(database_url: str
 
 async def test_mapped_statements_return_exactly_the_fields(database_url: str) -> None:
     columns = await returned_by(database_url)
-    for module, entity in ((batches, Batch), (uploads, Upload)):
+    for module, entity in MAPPED:
         wanted = list(entity.__annotations__)
         mapped = [name for name, sql in STATEMENTS.items() if module.COLUMNS in sql]
         assert len(mapped) >= 3
         for name in mapped:
             extra = ["status_before"] if name == "app.repositories.uploads.CLAIM" else []
             assert columns[name] == extra + wanted, name
+    assert columns["app.repositories.webhook_deliveries.CLAIM"] == list(Claimed.__annotations__)
 
 
 @pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
-@pytest.mark.parametrize(("table", "entity"), [("upload_batches", Batch), ("uploads", Upload)])
+@pytest.mark.parametrize(
+    ("table", "entity"),
+    [
+        ("upload_batches", Batch),
+        ("uploads", Upload),
+        ("webhook_endpoints", Endpoint),
+        ("webhook_deliveries", Delivery),
+    ],
+)
 async def test_the_dataclass_has_each_column_that_is_not_the_workers_own(
     database_url: str, table: str, entity: type
 ) -> None:
@@ -88,5 +110,5 @@ async def test_the_dataclass_has_each_column_that_is_not_the_workers_own(
         rows = await connection.fetch("SELECT column_name FROM information_schema.columns WHERE table_name = $1", table)
     finally:
         await connection.close()
-    found = {row["column_name"] for row in rows} - {"queued_at", "lease_expires_at"}
+    found = {row["column_name"] for row in rows} - WORKERS_OWN.get(table, set())
     assert found == set(entity.__annotations__)
