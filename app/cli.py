@@ -1,23 +1,27 @@
 """The commands."""
 
+import gc
 import ipaddress
 import json
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Never
 
 import structlog
 import typer
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from app import logs
 from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
+from app.api.server import Server
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
-from app.main import create_app
+from app.main import create_app, end_waiting
 from app.settings import Settings, SettingsError, load_settings
 
 log: Final = structlog.get_logger("boatload")
@@ -63,8 +67,9 @@ def serve(
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        uvicorn.run(
-            BodyBeforeEnd(create_app(settings, dsn)),
+        app = create_app(settings, dsn)
+        config = uvicorn.Config(
+            BodyBeforeEnd(app),
             host=settings.host,
             port=settings.port,
             http=HalfOpenProtocol,
@@ -75,6 +80,14 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        # What stands here stands to the end: a collector that looks at all of it again holds up everybody for a while.
+        gc.collect()
+        gc.freeze()
+        server = Server(config, before_stop=partial(end_waiting, app))
+        with suppress(KeyboardInterrupt):
+            server.run()
+        if not server.started:
+            raise typer.Exit(STARTUP_FAILURE)
 
 
 @cli.command()

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     sweep_interval_seconds: Annotated[
         float, Field(ge=0.1, le=7 * DAY, description="How often bytes that no upload refers to are looked for.")
     ] = 3600
+    heartbeat_seconds: Annotated[
+        float, Field(ge=0.1, le=300, description="How often an event stream shows that it lives while nothing happens.")
+    ] = 15
     shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
