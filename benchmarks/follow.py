@@ -1,9 +1,9 @@
 """Followers of one batch, in a process of their own: how long after each commit they have heard of it.
 
-`SERVER_PID=… python benchmarks/follow.py PORT DSN PATH FOLLOWERS SECONDS` opens that many event streams of the
-batch at PATH, sends it a file every 50 ms, and prints one JSON object. A version is heard of by a follower with the first snapshot that has
-it or a later one. When a version was committed is what PostgreSQL says: its notification goes out with the commit, and
-is heard here, on the same clock.
+`SERVER_PID=… python benchmarks/follow.py PORT DSN PATH FOLLOWERS SECONDS` opens that many event streams of the batch at
+PATH, sends it a file every 50 ms, and prints one JSON object. A follower has heard of a version with the first snapshot
+that has it or a later one. When a version was committed is what PostgreSQL says: its notification goes out with the
+commit, and is heard here, on the same clock.
 """
 
 import asyncio
