@@ -1,12 +1,13 @@
 """Structured logs: one event a line, JSON for machines, text for a terminal. Never a credential in any of them."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import structlog
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 
 def configure(level: str, form: str) -> None:
@@ -48,7 +49,10 @@ def configure(level: str, form: str) -> None:
 
 
 def _to_json(event: Any, default: Callable[[Any], Any]) -> bytes:  # noqa: ANN401 - whatever was logged
-    return to_json(event, fallback=default)
+    try:
+        return to_json(event, fallback=default)
+    except (PydanticSerializationError, ValueError):  # bytes or a path that are no UTF-8: json escapes what it must
+        return json.dumps(event, default=default).encode()
 
 
 def _as_text(_logger: Any, _method: str, line: Any) -> str:  # noqa: ANN401 - rendered as either

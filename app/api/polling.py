@@ -51,7 +51,7 @@ class PollingLane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or pass it on."""
         path = _POLL.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
-        headers = dict(scope["headers"]) if path else {}
+        headers = dict(reversed(scope["headers"])) if path else {}  # of several, the first counts
         if path is None or b"prefer" in headers:
             await self._app(scope, receive, send)
             return

@@ -26,12 +26,15 @@ class CountingDatabase(Database):
     """The real one, and how often a connection was lent: once for each read outside a transaction."""
 
     reads = 0
+    late_seconds = 0.0
+    """How long its answers take to arrive once they are there."""
 
     @asynccontextmanager
     async def connection(self) -> "AsyncGenerator[Connection]":
         self.reads += 1
         async with super().connection() as connection:
             yield connection
+            await asyncio.sleep(self.late_seconds)
 
 
 @dataclass(frozen=True, slots=True)
