@@ -51,9 +51,9 @@ def _polling(service: Server, peer: Server, *, rounds: int, seconds: float) -> I
     yield "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     for status, known in ((200, ""), (304, f"If-None-Match: {etag}\r\n")):
         request = f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n{known}\r\n".encode()
-        answers: dict[Server, list[dict[str, Any]]] = {service: [], peer: []}
+        answers: list[tuple[Server, list[dict[str, Any]]]] = [(service, []), (peer, [])]
         for number in range(rounds + 1):
-            for server, measured in answers.items():
+            for server, measured in answers:
                 found = _client("load.py", server, str(CONNECTIONS), str(seconds), str(status), request=request)
                 print(f"polling {status} {number}/{rounds} {server.contender.name}", file=sys.stderr, flush=True)
                 if number:  # the first is the warm-up
@@ -61,18 +61,21 @@ def _polling(service: Server, peer: Server, *, rounds: int, seconds: float) -> I
         yield from _polling_rows(status, answers)
 
 
-def _polling_rows(status: int, answers: dict[Server, list[dict[str, Any]]]) -> Iterator[str]:
-    rates = {server: [one["answers"] / one["seconds"] for one in found] for server, found in answers.items()}
-    subject, *_ = rates
-    for server, found in answers.items():
-        pairs = [own / other for own, other in zip(rates[subject], rates[server], strict=True)]
-        ratio = statistics.median(rates[subject]) / statistics.median(rates[server])
+def _polling_rows(status: int, answers: Sequence[tuple[Server, list[dict[str, Any]]]]) -> Iterator[str]:
+    """Yield a row for each server; the first is the one compared with the others."""
+    subject: list[float] = []
+    for server, found in answers:
+        rates = [one["answers"] / one["seconds"] for one in found]
+        is_subject = not subject
+        subject = subject or rates
+        pairs = [own / other for own, other in zip(subject, rates, strict=True)]
+        ratio = statistics.median(subject) / statistics.median(rates)
         cells = (
             server.contender.title,
             str(status),
-            f"{statistics.median(rates[server]):,.0f}",
-            f"{min(rates[server]):,.0f} to {max(rates[server]):,.0f}",
-            "" if server is subject else f"{ratio:.1f} x ({min(pairs):.1f} to {max(pairs):.1f})",
+            f"{statistics.median(rates):,.0f}",
+            f"{min(rates):,.0f} to {max(rates):,.0f}",
+            "" if is_subject else f"{ratio:.1f} x ({min(pairs):.1f} to {max(pairs):.1f})",
             *(f"{statistics.median(one[name] for one in found) * 1000:.1f} ms" for name in ("p50", "p99")),
             f"{statistics.median(one['cpu_seconds'] / one['seconds'] for one in found):.0%}",
         )

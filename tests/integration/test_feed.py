@@ -192,6 +192,9 @@ async def test_followers_of_the_same_past_share_its_reads(progress: Progress) ->
     everything = await asyncio.gather(*(follow(progress, final, since=Position(0)) for _ in range(100)))
     assert {sum(len(step.uploads) for step in steps) for steps in everything} == {STEP_UPLOADS * 5}
     assert progress.database.reads - before <= 10
+    before = progress.database.reads
+    await follow(progress, final, since=Position(0))
+    assert progress.database.reads - before <= 1, "who comes a little later finds the steps still there"
 
 
 async def test_a_wait_ends_with_the_change_and_not_before(progress: Progress) -> None:
