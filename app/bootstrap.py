@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.ids import new_id, utc_now
 from app.domain.limits import Limits
@@ -21,6 +22,9 @@ from app.jobs import queue
 from app.processing.pipeline import Pipeline
 from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
+from app.progress.feed import Feed
+from app.progress.reader import BatchReader
+from app.repositories.batches import CHANNEL
 from app.repositories.unit_of_work import reading
 from app.settings import Settings
 from app.storage.base import Store
@@ -47,6 +51,8 @@ class Services:
     batches: BatchService
     uploads: UploadService
     webhooks: WebhookService
+    reader: BatchReader
+    feed: Feed
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -98,6 +104,10 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         if settings.worker:
             background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
 
+        reader = BatchReader(database)
+        feed = Feed(database, reader, heartbeat_seconds=settings.heartbeat_seconds)
+        background += _start_feed(stack, dsn, feed)
+
         receiver = Receiver(
             store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
         )
@@ -112,9 +122,22 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             webhooks=WebhookService(
                 database, allow_private=settings.webhook_allow_private, clock=utc_now, new_id=new_id
             ),
+            reader=reader,
+            feed=feed,
             cursor_key=cursor_key,
             background=tuple(background),
         )
+
+
+def _start_feed(stack: AsyncExitStack, dsn: str, feed: Feed) -> "list[asyncio.Task[None]]":
+    stop = asyncio.Event()
+    listener = Listener(dsn, CHANNEL, hear=feed.hear, missed=feed.missed)
+    tasks = [_start("listener", listener.run(stop)), _start("feed", feed.run(stop))]
+    for task in tasks:
+        stack.push_async_callback(_ended, task)
+    stack.callback(stop.set)
+    stack.callback(feed.close)
+    return tasks
 
 
 def _start_worker(

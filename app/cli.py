@@ -8,18 +8,21 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Never
 
 import structlog
 import typer
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from app import logs
 from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
+from app.api.server import Server
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
-from app.main import create_app
+from app.main import create_app, end_waiting
 from app.settings import MIB, Settings, SettingsError, load_settings
 
 log: Final = structlog.get_logger("boatload")
@@ -70,8 +73,7 @@ def serve(
         sys.setswitchinterval(_SWITCH_SECONDS)
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         app = create_app(settings, dsn)
-        _tune_memory()
-        uvicorn.run(
+        config = uvicorn.Config(
             BodyBeforeEnd(app),
             host=settings.host,
             port=settings.port,
@@ -83,6 +85,12 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
+        _tune_memory()
+        server = Server(config, before_stop=partial(end_waiting, app))
+        with suppress(KeyboardInterrupt):
+            server.run()
+        if not server.started:
+            raise typer.Exit(STARTUP_FAILURE)
 
 
 @cli.command()
@@ -174,6 +182,7 @@ def _tune_memory() -> None:
     Returning megabytes to the system and having them zeroed again was a tenth of a request of a thousand files, and
     one full collection takes 50 ms of whatever request it falls into. What is kept is what was in use at some time.
     """
+    gc.collect()
     gc.freeze()
     with suppress(AttributeError, OSError):  # the C library is not glibc
         mallopt = ctypes.CDLL(None).mallopt

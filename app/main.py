@@ -11,10 +11,11 @@ from fastapi.routing import APIRoute
 from app.api import problems
 from app.api.cursors import Cursors
 from app.api.openapi import complete
+from app.api.polling import PollingLane
 from app.api.request_log import RequestLog
-from app.api.routes import batches, content, docs, health, uploads, webhooks
+from app.api.routes import batches, content, docs, events, health, uploads, webhooks
 from app.api.webhook_events import router as webhook_events
-from app.bootstrap import running
+from app.bootstrap import Services, running
 from app.settings import Settings
 
 _DESCRIPTION: Final = """
@@ -50,9 +51,10 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     problems.install(
         app, lambda path: sorted({m for route in known if route.path_regex.match(path) for m in route.methods or ()})
     )
+    app.add_middleware(PollingLane)
     app.add_middleware(RequestLog)
     docs.mount_assets(app)
-    for module in (batches, uploads, content, webhooks, health, docs):
+    for module in (batches, events, uploads, content, webhooks, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 
@@ -72,6 +74,12 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to change the document
     return app
+
+
+def end_waiting(app: FastAPI) -> None:
+    """End event streams and long polls, which would else keep the server from stopping. The lifespan has begun."""
+    services: Services = app.state.services
+    services.feed.close()
 
 
 def _operation_id(route: APIRoute) -> str:

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
     webhook_allow_private: Annotated[
         bool, Field(description="Let webhooks go to private addresses and without TLS; for development.")
     ] = False
+    heartbeat_seconds: Annotated[
+        float, Field(ge=0.1, le=300, description="How often an event stream shows that it lives while nothing happens.")
+    ] = 15
     shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"

@@ -1,7 +1,8 @@
-"""The service and its peers, side by side: `python benchmarks/run.py [--quick] [--rounds 3] [--only small,big]`.
+"""The service and its peers, side by side: `python benchmarks/run.py [--quick] [--rounds 3] [--only small,polling]`.
 
 Each server is a process of its own with a database of its own on one PostgreSQL 18. In every round each of them gets
-the same new content, one after the other. Prints a Markdown report; exits 1 when a server answers wrongly or fails.
+the same new content, one after the other. Reading progress is measured apart, in live.py. Prints a Markdown report;
+exits 1 when a server answers wrongly or fails.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from client import WrongAnswerError
 from contenders import CONTENDERS, Contender
 from databases import UnfairDatabaseError, create_database, describe_server
 from environment import Environment, describe
+from live import LIVE, live_tables
 from memory import resident_bytes
 from report import Row, render
 from servers import Server, ServerFaultError, running
@@ -65,7 +67,7 @@ def main() -> int:
     try:
         with _time_limit(arguments.minutes * 60), _work_folder(arguments.dir) as folder:
             _require_room(folder, workloads, runs=rounds * len(contenders))
-            rows, environment = _run(folder, workloads, contenders, rounds)
+            rows, environment, live = _run(folder, workloads, contenders, rounds, arguments)
     except (
         WrongAnswerError,
         ServerFaultError,
@@ -76,32 +78,39 @@ def main() -> int:
     ) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    print("\n".join(render(rows, environment)))
+    print("\n".join([*render(rows, environment), *live]))
     return 0
 
 
 def _run(
-    folder: Path, workloads: Sequence[Workload], contenders: Sequence[Contender], rounds: int
-) -> tuple[list[Row], Environment]:
+    folder: Path,
+    workloads: Sequence[Workload],
+    contenders: Sequence[Contender],
+    rounds: int,
+    arguments: argparse.Namespace,
+) -> tuple[list[Row], Environment, list[str]]:
     """Start everything, measure, stop everything."""
-    with ExitStack() as stack:
-        dsn = stack.enter_context(EmbeddedPostgres(folder / "postgres", "18")).dsn
+    rows: list[Row] = []
+    with EmbeddedPostgres(folder / "postgres", "18") as postgres:
+        dsn = postgres.dsn
         environment = describe(folder, describe_server(dsn))
-        servers = [
-            stack.enter_context(
-                running(contender, folder / contender.name, create_database(dsn, f"bench_{contender.name}"))
-            )
-            for contender in contenders
-        ]
-        idle = [_warm_up(server) for server in servers]
-        rows: list[Row] = []
-        for workload in workloads:
-            columns = _measure(workload, servers, rounds)
-            rows += [
-                Row(workload, server.contender, idle_bytes, measurements)
-                for server, idle_bytes, measurements in zip(servers, idle, columns, strict=True)
+        with ExitStack() as stack:
+            servers = [
+                stack.enter_context(
+                    running(contender, folder / contender.name, create_database(dsn, f"bench_{contender.name}"))
+                )
+                for contender in contenders
+                if workloads
             ]
-    return rows, environment
+            idle = [_warm_up(server) for server in servers]
+            for workload in workloads:
+                columns = _measure(workload, servers, rounds)
+                rows += [
+                    Row(workload, server.contender, idle_bytes, measurements)
+                    for server, idle_bytes, measurements in zip(servers, idle, columns, strict=True)
+                ]
+        live = list(live_tables(folder, dsn, arguments.only, rounds=rounds, quick=arguments.quick))
+    return rows, environment, live
 
 
 def _warm_up(server: Server) -> int:
@@ -149,7 +158,8 @@ def _arguments() -> argparse.Namespace:
 
         return parse
 
-    workloads, contenders = [workload.name for workload in FULL], [contender.name for contender in CONTENDERS]
+    workloads = [*(workload.name for workload in FULL), *LIVE]
+    contenders = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="The service and its peers, side by side.")
     parser.add_argument("--quick", action="store_true", help="small jobs, one round: does it work at all?")
     parser.add_argument("--rounds", type=int, choices=range(1, 21), default=3, metavar="N", help="default: 3")

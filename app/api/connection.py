@@ -8,6 +8,8 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+_CYCLE: Final = "boatload.cycle"
+
 
 class HalfOpenProtocol(HttpToolsProtocol):
     """Goes on answering a client that has said all it had to say and closed its half of the connection."""
@@ -15,7 +17,10 @@ class HalfOpenProtocol(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio.Protocol has it so; uvicorn narrows it
         """Keep the connection for as long as a whole request waits for its answer; else let it be closed."""
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        if cycle is None or cycle.more_body or cycle.response_complete or getattr(cycle, "is_held", False):
+            return False
+        cycle.is_half_closed = True
+        return True
 
 
 class BodyBeforeEnd:
@@ -30,6 +35,7 @@ class BodyBeforeEnd:
             await self._app(scope, receive, send)
             return
         cycle: Any = getattr(receive, "__self__", None)
+        scope[_CYCLE] = cycle
 
         async def receive_all() -> Message:
             message = await receive()
@@ -40,3 +46,21 @@ class BodyBeforeEnd:
             return message
 
         await self._app(scope, receive_all, send)
+
+
+def hold(scope: Scope) -> bool:
+    """Let the end of the client's half be the end of the connection from here on; return whether it still is whole.
+
+    For answers that wait for something to happen: a client that went away and one that only closed its half look the
+    same until something is sent.
+    """
+    cycle: Any = scope.get(_CYCLE)
+    if cycle is not None:
+        cycle.is_held = True
+    return not getattr(cycle, "is_half_closed", False)
+
+
+async def is_gone(receive: Receive) -> None:
+    """Return once the client has gone away. The request's body must have been read, or be none."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

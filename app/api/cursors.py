@@ -26,11 +26,20 @@ class Cursors:
 
     def make(self, scope: str, moment: datetime, identity: UUID) -> str:
         """Return the cursor for the place behind a row."""
-        position = ((moment - _EPOCH) // _MICROSECOND).to_bytes(8) + identity.bytes
-        return base64.urlsafe_b64encode(position + self._sign(scope, position)).rstrip(b"=").decode()
+        return self.make_version(scope, (moment - _EPOCH) // _MICROSECOND, identity)
 
     def read(self, scope: str, cursor: str) -> tuple[datetime, UUID]:
         """Return the place. Raises InvalidCursorError for one that was not made here for `scope`."""
+        microseconds, identity = self.read_version(scope, cursor)
+        return _EPOCH + _MICROSECOND * microseconds, identity
+
+    def make_version(self, scope: str, version: int, identity: UUID) -> str:
+        """Return the cursor for the place behind a row of a list that is ordered by (version, id)."""
+        position = version.to_bytes(8) + identity.bytes
+        return base64.urlsafe_b64encode(position + self._sign(scope, position)).rstrip(b"=").decode()
+
+    def read_version(self, scope: str, cursor: str) -> tuple[int, UUID]:
+        """Return that place. Raises InvalidCursorError as `read` does; a scope has cursors of one kind."""
         try:
             data = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
@@ -38,7 +47,7 @@ class Cursors:
         position, signature = data[:_POSITION_BYTES], data[_POSITION_BYTES:]
         if not hmac.compare_digest(signature, self._sign(scope, position)):
             raise InvalidCursorError
-        return _EPOCH + _MICROSECOND * int.from_bytes(position[:8]), UUID(bytes=position[8:])
+        return int.from_bytes(position[:8]), UUID(bytes=position[8:])
 
     def _sign(self, scope: str, position: bytes) -> bytes:
         return hmac.digest(self._key, scope.encode() + b"\0" + position, "sha256")[:_SIGNATURE_BYTES]

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 from uuid import UUID
 
 from fastapi import Depends, Path, Query, Request, Response
+from starlette.types import Scope
 
 from app.api.cursors import Cursors
 from app.bootstrap import Services
@@ -24,9 +25,15 @@ class Context:
     owner: UUID
 
 
-def _context(request: Request) -> Context:
+# Dependencies are coroutines: the framework calls plain functions in a thread, which takes longer than most handlers.
+async def _context(request: Request) -> Context:
     services: Services = request.app.state.services
-    return Context(services=services, cursors=request.app.state.cursors, owner=LOCAL_OWNER)
+    return Context(services=services, cursors=request.app.state.cursors, owner=owner_of(request.scope))
+
+
+def owner_of(_scope: Scope) -> UUID:
+    """Return whose request it is."""
+    return LOCAL_OWNER
 
 
 def identity(text: str) -> UUID:
@@ -37,11 +44,11 @@ def identity(text: str) -> UUID:
         raise NotFoundError from None
 
 
-def _batch_id(batch_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+async def _batch_id(batch_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
     return identity(batch_id)
 
 
-def _upload_id(upload_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
+async def _upload_id(upload_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
     return identity(upload_id)
 
 

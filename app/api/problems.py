@@ -26,6 +26,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.TooManyUploadsError: (409, "More files than expected"),
     errors.BatchFullError: (413, "The batch is full"),
     errors.InvalidCursorError: (422, "Invalid cursor"),
+    errors.InvalidEventIdError: (422, "Invalid event id"),
     errors.RangeNotSatisfiableError: (416, "Range not satisfiable"),
     errors.ContentUnavailableError: (404, "No content"),
     errors.UnsupportedMediaTypeError: (415, "Unsupported media type"),

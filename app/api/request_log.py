@@ -1,10 +1,10 @@
 """A request's id, in every log line of it and in the answer; and one line when it is done."""
 
 import asyncio
+import os
 import re
 import time
 from typing import Final
-from uuid import uuid4
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,7 +36,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-        request_id = given if _ACCEPTABLE.fullmatch(given) else uuid4().hex.encode()
+        request_id = given if _ACCEPTABLE.fullmatch(given) else os.urandom(16).hex().encode()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         started = time.perf_counter()

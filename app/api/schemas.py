@@ -17,6 +17,7 @@ from app.domain.batch import BatchStatus
 from app.domain.upload import Upload as DomainUpload
 from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
+from app.progress.snapshot import Snapshot
 
 _METADATA_BYTES: Final = 16 * 1024
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -146,10 +147,17 @@ class BatchPage:
 
 @dataclass(slots=True)
 class UploadPage:
-    """Uploads of a batch, in the order they came."""
+    """Uploads of a batch, in the order they came; with `changed_since`, in the order they changed."""
 
     items: list[Upload]
     next_cursor: Annotated[str | None, Field(description="For the next page; also in the Link header.")]
+    version: Annotated[
+        int | None,
+        Field(
+            description="With `changed_since`: this page and those before it have all changes up to this version. Send "
+            "it as the next `changed_since`."
+        ),
+    ] = None
 
 
 @dataclass(slots=True)
@@ -197,6 +205,11 @@ def batch_out(batch: domain.Batch) -> Batch:
         expires_at=batch.expires_at,
         url=f"/v1/batches/{batch.id}",
     )
+
+
+def snapshot_json(snapshot: Snapshot) -> bytes:
+    """Return a batch as JSON; for `Snapshot.once`."""
+    return BATCH.dump_json(batch_out(snapshot.batch))
 
 
 def upload_out(upload: DomainUpload) -> Upload:

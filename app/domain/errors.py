@@ -58,6 +58,15 @@ class InvalidCursorError(BoatloadError):
         super().__init__("The cursor is not one that this list gave out. Start again without it.")
 
 
+class InvalidEventIdError(BoatloadError):
+    """An event id that no event of this service has."""
+
+    code = "invalid-event-id"
+
+    def __init__(self) -> None:
+        super().__init__("The event id is none that this stream gave out. Follow the batch again without it.")
+
+
 class RangeNotSatisfiableError(BoatloadError):
     """A range that lies outside the bytes; `size_bytes` is among the facts."""
 

@@ -58,6 +58,20 @@ class UploadService:
                 raise NotFoundError
             return await uow.uploads.list_page(batch_id, owner, status=status, after=after, limit=limit)
 
+    async def list_changed(
+        self, owner: UUID, batch_id: UUID, *, after: tuple[int, UUID], limit: int
+    ) -> tuple[list[Upload], int]:
+        """Return uploads of a batch in the order of (batch_version, id), from just behind `after` on, and a version.
+
+        Where there are fewer than `limit`, these are all that had changed up to that version of the batch.
+        """
+        async with reading(self._database) as uow:
+            batch = await uow.batches.find(batch_id, owner)
+            if batch is None:
+                raise NotFoundError
+            found = await uow.uploads.list_changed(batch_id, owner, after=after, until=batch.version, limit=limit)
+        return found, batch.version
+
     async def open_content(self, owner: UUID, upload_id: UUID) -> Content:
         """Return the bytes of an upload, opened; the caller closes them.
 

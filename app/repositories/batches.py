@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.db.pool import Connection
 
 CHANNEL: Final[LiteralString] = "boatload_batches"
-"""NOTIFY channel; the payload is `<batch id> <version>`."""
+"""NOTIFY channel; the payload is `<batch id> <version>`. A batch that is deleted gets a last version."""
 
 COLUMNS: Final[LiteralString] = """
     id, user_id, label, status, expected_uploads, total_uploads, receiving_uploads, pending_uploads,
@@ -31,6 +31,8 @@ INSERT: Final[LiteralString] = """
 """
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
+
+BY_IDS: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = ANY($1::uuid[])"
 
 LIST: Final[LiteralString] = (
     "SELECT "
@@ -81,7 +83,10 @@ SAVE: Final[LiteralString] = """
     SELECT pg_notify('boatload_batches', id::text || ' ' || version::text) FROM saved
 """
 
-DELETE: Final[LiteralString] = "DELETE FROM upload_batches WHERE id = $1"
+DELETE: Final[LiteralString] = """
+    WITH deleted AS (DELETE FROM upload_batches WHERE id = $1 RETURNING id, version)
+    SELECT pg_notify('boatload_batches', id::text || ' ' || (version + 1)::text) FROM deleted
+"""
 
 
 class Batches:
@@ -119,6 +124,10 @@ class Batches:
         else:
             rows = await self._connection.fetch(LIST_BY_STATUS, user_id, *before, limit, status)
         return [_batch(row) for row in rows]
+
+    async def list_by_ids(self, batch_ids: Iterable[UUID]) -> list[Batch]:
+        """Return the batches, whoever owns them, in no order; those that do not exist are left out."""
+        return [_batch(row) for row in await self._connection.fetch(BY_IDS, list(batch_ids))]
 
     async def lock(self, batch_ids: Iterable[UUID]) -> dict[UUID, Batch]:
         """Lock the rows in the order of their ids, whoever owns them; those that are gone are left out."""
@@ -161,7 +170,7 @@ class Batches:
         await self._outbox.add(batches)
 
     async def delete(self, batch_id: UUID) -> None:
-        """Delete a row that this transaction has locked; its uploads stay, with no batch."""
+        """Delete a row that this transaction has locked, and notify of it; its uploads stay, with no batch."""
         await self._connection.execute(DELETE, batch_id)
 
 

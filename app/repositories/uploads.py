@@ -69,6 +69,17 @@ LIST_BY_STATUS: Final[LiteralString] = (
     ORDER BY u.id"""
 )
 
+LIST_CHANGED: Final[LiteralString] = (
+    "SELECT "
+    + COLUMNS
+    + " FROM (SELECT "
+    + COLUMNS
+    + """ FROM uploads u WHERE (u.batch_id, u.batch_version, u.id) > ($1, $3, $4)
+        ORDER BY u.batch_id, u.batch_version, u.id LIMIT $6) u
+    WHERE u.batch_id = $1 AND u.user_id = $2 AND u.batch_version <= $5
+    ORDER BY u.batch_version, u.id"""
+)
+
 BATCHES_OF: Final[LiteralString] = """
     SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
 """
@@ -211,6 +222,17 @@ class Uploads:
             rows = await self._connection.fetch(LIST, batch_id, user_id, after, limit)
         else:
             rows = await self._connection.fetch(LIST_BY_STATUS, batch_id, user_id, after, limit, status)
+        return [_upload(row) for row in rows]
+
+    async def list_changed(
+        self, batch_id: UUID, user_id: UUID, *, after: tuple[int, UUID], until: int, limit: int
+    ) -> list[Upload]:
+        """Return the owner's uploads of a batch in the order of (batch_version, id), from just behind `after` on.
+
+        Only up to the version `until`, which is one that the batch has had: what moves while this goes on has a later
+        one, so a caller that goes on from the last row misses nothing.
+        """
+        rows = await self._connection.fetch(LIST_CHANGED, batch_id, user_id, *after, until, limit)
         return [_upload(row) for row in rows]
 
     async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:

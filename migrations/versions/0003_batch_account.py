@@ -171,7 +171,7 @@ CHECKS: Final = {
 INDEXES: Final = {
     "idx_upload_batches_owner_newest": "INDEX {} ON upload_batches (user_id, created_at DESC, id DESC)",
     "idx_upload_batches_owner_status": "INDEX {} ON upload_batches (user_id, status, created_at DESC, id DESC)",
-    "idx_uploads_batch_version": "INDEX {} ON uploads (batch_id, batch_version)",
+    "idx_uploads_batch_version": "INDEX {} ON uploads (batch_id, batch_version, id)",
     "idx_uploads_batch_order": "INDEX {} ON uploads (batch_id, id)",
     "idx_uploads_batch_status": "INDEX {} ON uploads (batch_id, status, id)",
     "idx_uploads_batch_ref": "UNIQUE INDEX {} ON uploads (batch_id, ref) WHERE ref IS NOT NULL",

@@ -1,12 +1,25 @@
 """Real servers for the acceptance tests, and what they said when a test fails."""
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
+from playwright.async_api import Page, async_playwright
 
+from tests.support.missing import lacking
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, living, serving
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +50,20 @@ def client(server: Boatload) -> Iterator[httpx.Client]:
 def each_client(each_server: Boatload) -> Iterator[httpx.Client]:
     with each_server.client() as opened:
         yield opened
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """A page of a real browser."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        lacking("there is no chromium here")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        try:
+            yield await browser.new_page(viewport={"width": 1200, "height": 1600})
+        finally:
+            await browser.close()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -135,7 +135,7 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
     assert catalog.indexes(database_url, "uploads") == {
         **UPLOAD_INDEXES,
         "idx_uploads_batch_id": "(batch_id)",
-        "idx_uploads_batch_version": "(batch_id, batch_version)",
+        "idx_uploads_batch_version": "(batch_id, batch_version, id)",
         "idx_uploads_batch_order": "(batch_id, id)",
         "idx_uploads_batch_status": "(batch_id, status, id)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",

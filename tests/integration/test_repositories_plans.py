@@ -101,6 +101,7 @@ ENDS: Final = ([0] * 100, ["completed"] * 100, [None] * 100, [None] * 100, [8] *
 # Statement, arguments, the indexes that may serve it, and how many entries of tables and indexes it may read at most.
 HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "find a batch": (batches.FIND, (SMALL, OWNER_OF_SMALL), {"upload_batches_pkey"}, 4),
+    "find batches": (batches.BY_IDS, ([SMALL, BIG],), {"upload_batches_pkey"}, 8),
     "list batches": (batches.LIST, (OWNER_OF_BIG, NOW, uid(9, 0), 100), {"idx_upload_batches_owner_newest"}, 250),
     "list batches of a common status": (
         batches.LIST_BY_STATUS,
@@ -137,6 +138,24 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         uploads.LIST_BY_STATUS,
         (BIG, OWNER_OF_BIG, NIL, 100, "failed"),
         {"idx_uploads_batch_status"},
+        250,
+    ),
+    "list what changed of a large batch": (
+        uploads.LIST_CHANGED,
+        (BIG, OWNER_OF_BIG, 0, NIL, 99, 101),
+        {"idx_uploads_batch_version"},
+        250,
+    ),
+    "go on in the middle of a version with many changes": (
+        uploads.LIST_CHANGED,
+        (BIG, OWNER_OF_BIG, 0, uid(2, 110_000), 99, 101),
+        {"idx_uploads_batch_version"},
+        250,
+    ),
+    "nothing has changed": (
+        uploads.LIST_CHANGED,
+        (BIG, OWNER_OF_BIG, 99, NIL, 99, 101),
+        {"idx_uploads_batch_version"},
         250,
     ),
     "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),

@@ -194,3 +194,76 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
     content = await reader.readexactly(int(headers.get("content-length", "0")))
     return Answer(int(status.split()[1]), headers, content)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One server-sent event. A comment has no name and no data."""
+
+    name: str
+    data: Any
+    id: str
+    """The last event id once this one has been taken."""
+
+
+class EventReader:
+    """Reads an event stream off a bare connection, as an EventSource does (WHATWG HTML §9.2.6)."""
+
+    def __init__(self, reader: asyncio.StreamReader, last_id: str = "") -> None:
+        self._reader: Final = reader
+        self._pending = b""
+        self.last_id = last_id
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.comments = 0
+        self.retry: int | None = None
+
+    async def open(self) -> int:
+        """Read the head of the answer, and return its status."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        line, *fields = head.split("\r\n")
+        self.headers = {name.lower(): value.strip() for name, _, value in (one.partition(":") for one in fields if one)}
+        self.status = int(line.split()[1])
+        return self.status
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield the events until the response ends. Raises IncompleteReadError where the connection ends before."""
+        assert self.headers["transfer-encoding"] == "chunked"
+        while size := int(await self._reader.readuntil(b"\r\n"), 16):
+            self._pending += (await self._reader.readexactly(size + 2))[:-2]
+            *blocks, self._pending = self._pending.split(b"\n\n")
+            for block in blocks:
+                event = self._take(block.decode())
+                if event:
+                    yield event
+        assert not self._pending, "the response ended in the middle of an event"
+
+    def _take(self, block: str) -> Event | None:
+        name, data = "message", []
+        for line in block.split("\n"):
+            field, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            match field:
+                case "":
+                    self.comments += 1
+                case "event":
+                    name = value
+                case "data":
+                    data.append(value)
+                case "id":
+                    self.last_id = value
+                case "retry":
+                    self.retry = int(value)
+                case _:
+                    raise AssertionError(line)
+        return Event(name, json.loads("\n".join(data)), self.last_id) if data else None
+
+
+@asynccontextmanager
+async def following(port: int, path: str, **headers: object) -> AsyncIterator[EventReader]:
+    """An event stream of the service, its head read."""
+    async with connection(port) as (reader, writer):
+        writer.write(request_head("GET", path, Accept="text/event-stream", **headers))
+        events = EventReader(reader, str(headers.get("Last_Event_ID", "")))
+        await events.open()
+        yield events

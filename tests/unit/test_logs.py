@@ -1,9 +1,69 @@
-"""What the logs must not show."""
+"""What comes out on stderr once the logs are configured, in a process of its own."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = r"""
+import logging, os, sys, uuid
+import structlog
+from app import logs
+
+logs.configure(sys.argv[1], sys.argv[2])
+log = structlog.get_logger("boatload.test")
+structlog.contextvars.bind_contextvars(request_id="abc")
+log.debug("too fine")
+log.info("plain", number=1, text="é", path=os.fsdecode(b"a\xff"), raw=b"\xff", nothing=None, other=object)
+log.info("an id", identity=uuid.UUID(int=7), set={1})
+try:
+    raise ValueError("broken on purpose")
+except ValueError as error:
+    log.error("it broke", exc_info=error)
+logging.getLogger("somebody.else").warning("theirs: %s", 5)
+"""
+
+
+def lines(level: str, form: str) -> list[str]:
+    command = [sys.executable, "-c", SCRIPT, level, form]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert ran.stdout == ""
+    return ran.stderr.splitlines()
+
+
+def test_every_line_is_one_json_object_whatever_is_logged() -> None:
+    plain, identity, broke, theirs = (json.loads(line) for line in lines("info", "json"))
+    for line in (plain, identity, broke):
+        assert line["logger"] == "boatload.test"
+    for line in (plain, identity, broke, theirs):
+        assert line["timestamp"].endswith("Z")
+        assert line["request_id"] == "abc"
+    assert (plain["event"], plain["level"], plain["number"], plain["text"]) == ("plain", "info", 1, "\u00e9")
+    assert (plain["path"], plain["nothing"]) == ("a\udcff", None)
+    assert identity["identity"] == "00000000-0000-0000-0000-000000000007"
+    assert broke["level"] == "error"
+    assert "ValueError: broken on purpose" in broke["exception"]
+    assert (theirs["event"], theirs["logger"], theirs["level"]) == ("theirs: 5", "somebody.else", "warning")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_what_is_below_the_level_is_left_out(form: str) -> None:
+    assert any("too fine" in line for line in lines("debug", form))
+    text = "\n".join(lines("error", form))
+    assert "it broke" in text
+    assert "plain" not in text
+    assert "theirs" not in text
+
+
+def test_people_get_text() -> None:
+    text = "\n".join(lines("info", "console"))
+    assert "plain" in text
+    assert "theirs: 5" in text
+    assert not text.startswith("{")
+
 
 PROGRAM = """
 import structlog
