@@ -24,11 +24,16 @@ COLUMNS: Final[LiteralString] = """
 """
 
 INSERT: Final[LiteralString] = """
-    INSERT INTO upload_batches (id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $6, $7)
+    INSERT INTO upload_batches (
+        id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at, processors
+    ) VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
 """
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
+
+PROCESSORS_OF: Final[LiteralString] = """
+    SELECT id, processors FROM upload_batches WHERE id = ANY($1::uuid[]) AND processors IS NOT NULL
+"""
 
 LIST: Final[LiteralString] = (
     "SELECT "
@@ -88,8 +93,8 @@ class Batches:
     def __init__(self, connection: "Connection") -> None:
         self._connection: Final = connection
 
-    async def insert(self, batch: Batch) -> None:
-        """Insert a batch that is as `new_batch` made it."""
+    async def insert(self, batch: Batch, *, processors: Sequence[str] | None = None) -> None:
+        """Insert a batch that is as `new_batch` made it; None: it leaves open which processors run."""
         await self._connection.execute(
             INSERT,
             batch.id,
@@ -99,7 +104,13 @@ class Batches:
             json.dumps(batch.metadata),
             batch.created_at,
             batch.expires_at,
+            processors,
         )
+
+    async def processors_of(self, batch_ids: Iterable[UUID]) -> dict[UUID, tuple[str, ...]]:
+        """Return the names that batches chose, in order; those that chose none, or are gone, are left out."""
+        rows = await self._connection.fetch(PROCESSORS_OF, list(batch_ids))
+        return {row["id"]: tuple(row["processors"]) for row in rows}
 
     async def find(self, batch_id: UUID, user_id: UUID) -> Batch | None:
         """Return the owner's batch, or None where there is none of theirs."""
