@@ -27,6 +27,8 @@ _BEGINNINGS: Final = {
     "GIF": (b"GIF87a", b"GIF89a"),
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
+_BRANDS: Final = {b"avif": "AVIF", b"avis": "AVIF", b"mif1": "HEIF", b"msf1": "HEIF"}
+"""An AVIF may call itself HEIF; so may what is none."""
 _SIDEWAYS: Final = frozenset({5, 6, 7, 8})
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -58,7 +60,7 @@ class ImageProcessor:
         kind = _kind(file.read(HEAD_BYTES))
         if kind is None:
             return Result()
-        if kind in {"WEBP", "AVIF"} and facts.size_bytes > _HELD_BYTES:
+        if kind in {"WEBP", "AVIF", "HEIF"} and facts.size_bytes > _HELD_BYTES:
             raise FinalError(ImageTooLargeError.code, f"The {kind} file has more than {_HELD_BYTES >> 20} MiB.")
         file.seek(0)
         try:
@@ -70,7 +72,7 @@ class ImageProcessor:
         except Image.DecompressionBombError:
             raise self._too_large("The image") from None
         except UnidentifiedImageError as error:
-            if kind in {"TIFF", "AVIF"}:  # camera raw and HEIC begin alike, and are none of ours
+            if kind in {"TIFF", "HEIF"}:  # camera raw and HEIC begin alike, and are none of ours
                 return Result(metadata={"unsupported": f"like {kind}, but of a kind that is not decoded here"})
             raise FinalError(ImageUnreadableError.code, f"The {kind} header cannot be read.") from error
         except Exception as error:  # there is no end to what Pillow raises for damaged files
@@ -115,9 +117,7 @@ def _kind(head: bytes) -> str | None:
             return kind
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
-    if head[4:8] == b"ftyp" and head[8:12] in {b"avif", b"avis", b"mif1", b"msf1"}:
-        return "AVIF"
-    return None
+    return _BRANDS.get(head[8:12]) if head[4:8] == b"ftyp" else None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -93,6 +93,7 @@ class Services:
     batches: BatchService
     uploads: UploadService
     pipeline: Pipeline
+    thumbnails: Thumbnails
     sweeper: Sweeper
 
     async def open(self, *, owner: UUID = OWNER, expected: int | None = None) -> Batch:
@@ -219,6 +220,7 @@ async def serving(
             pipeline=Pipeline(
                 database, sandbox, thumbnails, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
             ),
+            thumbnails=thumbnails,
             sweeper=Sweeper(database, store, min_age=min_age, clock=clock),
         )
         group.stop()
