@@ -5,6 +5,8 @@ An image is shown upright: its EXIF orientation is applied. Of an animation the 
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
@@ -44,11 +46,10 @@ _SHRINKS_WELL: Final = frozenset({"L", "LA", "RGB", "RGBA", "CMYK", "YCbCr"})
 
 
 class ImageProcessor:
-    """Decodes images. One per process: Pillow's own limit of pixels is set for all of it."""
+    """Decodes images, one at a time."""
 
     def __init__(self, limits: ImageLimits) -> None:
         self._limits: Final = limits
-        Image.MAX_IMAGE_PIXELS = -(-limits.max_pixels // 2)  # Pillow refuses what has more than twice as many
         AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each core has a process of its own
 
     def wants(self, facts: Facts) -> bool:
@@ -64,8 +65,7 @@ class ImageProcessor:
             raise FinalError(ImageTooLargeError.code, f"The {kind} file has more than {_HELD_BYTES >> 20} MiB.")
         file.seek(0)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with _pillow_limited(self._limits.max_pixels):
                 return self._decode(file)
         except (MemoryError, StorageUnavailableError, ProcessingError):
             raise
@@ -108,6 +108,19 @@ class ImageProcessor:
 
     def _too_large(self, what: str) -> FinalError:
         return FinalError(ImageTooLargeError.code, f"{what} has more than {self._limits.max_pixels} pixels.")
+
+
+@contextmanager
+def _pillow_limited(max_pixels: int) -> Iterator[None]:
+    """Have Pillow refuse more pixels, also where it finds out in the middle, and warn of nothing."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = -(-max_pixels // 2)  # it refuses what has more than twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _kind(head: bytes) -> str | None:
