@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -161,7 +160,7 @@ async def test_processors_run_in_order_and_see_what_was_found_before(tmp_path: P
         tmp_path / "objects", processors=("inspect", "echo"), chosen={chosen: ("image", "echo", "inspect")}
     ) as made:
         uploads = made.stored(b"plain words, nothing else", b"plain words, and more", filename="a/b.txt")
-        plain, other = await made.process([replace(uploads[0], batch_id=None), replace(uploads[1], batch_id=gone)])
+        plain, other = await made.process([uploads[0]._replace(batch_id=None), uploads[1]._replace(batch_id=gone)])
         picture, png_bytes = made.stored(png(31, 17), batch_id=chosen, content_type="text/evil"), png(31, 17)
         (looked_at,) = await made.process(picture)
     assert plain.found
@@ -197,8 +196,8 @@ async def test_a_processor_that_is_gone_is_waited_for(tmp_path: Path) -> None:
 
 async def test_bytes_out_of_reach_are_no_fault_of_the_file(misbehaving: Bench) -> None:
     lost, fine = misbehaving.stored(b"nothing", b"nothing")
-    away = replace(lost, object_id=new_id())
-    behind = replace(lost, object_offset=1000)
+    away = lost._replace(object_id=new_id())
+    behind = lost._replace(object_offset=1 << 20)
     outcomes = await misbehaving.process([away, fine])
     outcomes += await misbehaving.process([behind])
     assert [one.blameless for one in outcomes] == [True, False, True]
