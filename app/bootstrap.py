@@ -1,6 +1,7 @@
 """The composition root: settings in, wired services out."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,16 +13,20 @@ import structlog
 from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.ids import new_id, utc_now
-from app.domain.limits import Limits
+from app.domain.limits import ImageLimits, Limits
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
 from app.ingest.receive import Receiver
 from app.ingest.uploads import UploadService
 from app.jobs import queue
+from app.processing import children, registry
+from app.processing.choices import choices_of
 from app.processing.pipeline import Pipeline
+from app.processing.protocol import Orders
 from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
+from app.processing.thumbnails import Thumbnails
 from app.progress.feed import Feed
 from app.progress.reader import BatchReader
 from app.repositories.batches import CHANNEL
@@ -117,7 +122,9 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             store=store,
             limits=limits,
             receiver=receiver,
-            batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
+            batches=BatchService(
+                database, limits, processors=registry.require(settings.processors), clock=utc_now, new_id=new_id
+            ),
             uploads=UploadService(database, store, clock=utc_now),
             webhooks=WebhookService(
                 database, allow_private=settings.webhook_allow_private, clock=utc_now, new_id=new_id
@@ -140,14 +147,50 @@ def _start_feed(stack: AsyncExitStack, dsn: str, feed: Feed) -> "list[asyncio.Ta
     return tasks
 
 
+def check_processors(settings: Settings) -> None:
+    """Return if all processors that are chosen or installed can run. Blocks. Raises ProcessorsError."""
+    registry.require(settings.processors)
+    if registry.has_plug_ins():
+        children.check(orders_of(settings))
+
+
+def orders_of(settings: Settings) -> Orders:
+    """Return what the children that look into files are told."""
+    return Orders(
+        folder=str(settings.objects_dir),
+        processors=settings.processors,
+        seconds=settings.processor_seconds,
+        memory_bytes=settings.processor_memory_bytes,
+        image=ImageLimits(settings.image_max_pixels, settings.thumbnail_pixels),
+        log_level=settings.log_level,
+    )
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _start_worker(
     stack: AsyncExitStack, settings: Settings, dsn: str, *, database: Database, store: Store, group: GroupCommit
 ) -> "list[asyncio.Task[None]]":
     lease = timedelta(seconds=settings.lease_seconds)
-    sandbox = Sandbox(settings.objects_dir, log_level=settings.log_level, log_format=settings.log_format)
+    sandbox = Sandbox(
+        orders_of(settings),
+        processes=settings.processor_processes or _cpus(),
+        choices=choices_of(database),
+    )
     stack.push_async_callback(sandbox.close)
+    thumbnails = Thumbnails(PackWriter(store, pack_bytes=settings.pack_bytes, new_id=new_id))
+    stack.push_async_callback(thumbnails.close)
     pipeline = Pipeline(
-        database, sandbox, lease=lease, max_attempts=settings.max_attempts, clock=utc_now, give_way=group.lull
+        database,
+        sandbox,
+        thumbnails,
+        lease=lease,
+        max_attempts=settings.max_attempts,
+        clock=utc_now,
+        give_way=group.lull,
     )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
     sweeper = Sweeper(database, store, min_age=min_age, clock=utc_now)

@@ -20,9 +20,11 @@ from uvicorn.config import STARTUP_FAILURE
 from app import logs
 from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
 from app.api.server import Server
+from app.bootstrap import check_processors
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
 from app.main import create_app, end_waiting
+from app.processing.registry import ProcessorsError
 from app.settings import MIB, Settings, SettingsError, load_settings
 
 log: Final = structlog.get_logger("boatload")
@@ -62,6 +64,10 @@ def serve(
             f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
             "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
         )
+    try:
+        check_processors(settings)
+    except ProcessorsError as error:
+        _fail(str(error))
     with _database(settings, own=True) as dsn:
         if settings.database_url:
             pending = migrate.status(dsn).pending

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "BOATLOAD_"
 MIB: Final = 1 << 20
@@ -34,6 +34,16 @@ def _storage_url(url: str) -> str:
     if not url.startswith("file:///"):
         raise ValueError("must be file:///a/folder")
     return url
+
+
+def _names(given: object) -> object:
+    return tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else given
+
+
+def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("names something twice")
+    return names
 
 
 class Settings(BaseSettings):
@@ -82,6 +92,22 @@ class Settings(BaseSettings):
         float, Field(ge=1, le=3600, description="How long a silent worker keeps the uploads it took.")
     ] = 15
     max_attempts: Annotated[int, Field(ge=1, le=100, description="Tries at one upload before it is failed.")] = 5
+    processors: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_names),
+        AfterValidator(_once_each),
+        Field(description="What looks into files, in this order, where a batch has not chosen; by commas."),
+    ] = ("inspect", "image")
+    processor_processes: Annotated[
+        int | None, Field(ge=1, le=1024, description="Processes that look into files; without it, one a CPU.")
+    ] = None
+    processor_seconds: Annotated[float, Field(ge=0.1, le=3600, description="How long one file may take.")] = 30
+    processor_memory_bytes: Annotated[
+        int, Field(ge=256 * MIB, le=2**50, description="Address space of each of those processes.")
+    ] = 2 * GIB
+    image_max_pixels: Annotated[int, Field(ge=1, le=2**40, description="Most pixels of an image.")] = 100_000_000
+    thumbnail_pixels: Annotated[int, Field(ge=16, le=2048, description="Longer side of a thumbnail.")] = 512
     sweep_interval_seconds: Annotated[
         float, Field(ge=0.1, le=7 * DAY, description="How often bytes that no upload refers to are looked for.")
     ] = 3600

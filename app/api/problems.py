@@ -39,7 +39,14 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.InvalidFieldError: (422, "Invalid field"),
     errors.InvalidFilenameError: (422, "Invalid file name"),
     errors.FileTooLargeError: (413, "File too large"),
+    errors.NoThumbnailError: (404, "No thumbnail"),
+    errors.UnknownProcessorError: (422, "Unknown processor"),
     errors.ProcessorCrashedError: (422, "Processing crashed"),
+    errors.ProcessorTimeoutError: (422, "Processing took too long"),
+    errors.ProcessorOutOfMemoryError: (422, "Processing took too much memory"),
+    errors.ProcessorFailedError: (422, "Processing failed"),
+    errors.ImageTooLargeError: (422, "Image too large"),
+    errors.ImageUnreadableError: (422, "Image unreadable"),
     errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.InvalidWebhookUrlError: (422, "Invalid webhook URL"),
     errors.WebhookLimitError: (409, "Too many webhooks"),
@@ -48,6 +55,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.DatabaseUnavailableError: (503, "Database unavailable"),
 }
 _BY_CODE: Final = {error.code: row for error, row in TABLE.items()}
+_OF_A_PROCESSOR: Final = TABLE[errors.ProcessorFailedError]
 _RETRY_AFTER_SECONDS: Final = "2"
 
 
@@ -63,8 +71,8 @@ class Problem(BaseModel):
 
 
 def describe(code: str, detail: str) -> Problem:
-    """Return the problem of an error of ours, by its code."""
-    status, title = _BY_CODE[code]
+    """Return the problem of an error of ours by its code; any other code is one that a processor chose."""
+    status, title = _BY_CODE.get(code, _OF_A_PROCESSOR)
     return Problem(type=_PREFIX + code, title=title, status=status, detail=detail)
 
 

@@ -34,6 +34,12 @@ def _storable(metadata: dict[str, JsonValue]) -> dict[str, JsonValue]:
     return metadata
 
 
+def _once_each(names: list[str] | None) -> list[str] | None:
+    if names is not None and len(set(names)) < len(names):
+        raise ValueError("each processor once")
+    return names
+
+
 class NewBatch(BaseModel):
     """What a batch is opened with. All of it may be left out."""
 
@@ -53,6 +59,11 @@ class NewBatch(BaseModel):
         int | None, Field(ge=1, le=_MAX_EXPIRES_SECONDS, description="From then on it takes no more uploads.")
     ] = None
     webhook_url: Annotated[str | None, Field(description="Told when the batch ends, beside your webhooks.")] = None
+    processors: Annotated[
+        list[str] | None,
+        AfterValidator(_once_each),
+        Field(max_length=100, description="What looks into its files, in this order; else what the service is set to."),
+    ] = None
 
 
 @dataclass(slots=True)
@@ -234,7 +245,7 @@ def upload_out(upload: DomainUpload) -> Upload:
         created_at=upload.created_at,
         completed_at=upload.completed_at,
         content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id else None,
-        thumbnail_url=None,
+        thumbnail_url=f"/v1/uploads/{upload.id}/thumbnail" if upload.thumbnail_object_id else None,
     )
 
 

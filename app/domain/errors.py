@@ -139,10 +139,52 @@ class FileTooLargeError(BoatloadError):
     code = "file-too-large"
 
 
+class NoThumbnailError(BoatloadError):
+    """The upload exists, but has no thumbnail."""
+
+    code = "no-thumbnail"
+
+
+class UnknownProcessorError(BoatloadError):
+    """A processor that the service does not have."""
+
+    code = "unknown-processor"
+
+
 class ProcessorCrashedError(BoatloadError):
-    """The bytes were stored, and whatever looked into them crashed or hung."""
+    """The bytes were stored, and the process that looked into them died. It may have been killed from outside."""
 
     code = "processor-crashed"
+
+
+class ProcessorTimeoutError(BoatloadError):
+    """Looking into the file took longer than allowed."""
+
+    code = "processor-timeout"
+
+
+class ProcessorOutOfMemoryError(BoatloadError):
+    """Looking into the file took more memory than allowed."""
+
+    code = "processor-out-of-memory"
+
+
+class ProcessorFailedError(BoatloadError):
+    """A processor raised what it should not, or answered what cannot be kept."""
+
+    code = "processor-failed"
+
+
+class ImageTooLargeError(BoatloadError):
+    """An image with more pixels than are decoded."""
+
+    code = "image-too-large"
+
+
+class ImageUnreadableError(BoatloadError):
+    """An image that is damaged or cut short."""
+
+    code = "image-unreadable"
 
 
 class AttemptsExhaustedError(BoatloadError):

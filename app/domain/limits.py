@@ -14,6 +14,16 @@ PAGE_MAX: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is decoded of images."""
+
+    max_pixels: int
+    """Width times height, of what is decoded at all."""
+    thumbnail_pixels: int
+    """The longer side of a thumbnail, at most."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """The limits of one service. Sizes in bytes."""
 

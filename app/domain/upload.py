@@ -77,13 +77,16 @@ class Upload(NamedTuple):
     updated_at: datetime
     completed_at: datetime | None
     """Set exactly in a final state."""
+    thumbnail_object_id: UUID | None = None
+    """The run of bytes that holds its thumbnail, from `thumbnail_offset` on; all three or none."""
+    thumbnail_offset: int | None = None
+    thumbnail_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where the bytes of an upload lie: durable, from `offset` on in the object."""
+    """Where a thumbnail lies: durable, from `offset` on in the object."""
 
     object_id: UUID
     offset: int
     size_bytes: int
-    sha256: bytes

@@ -1,12 +1,13 @@
 """What an owner does with batches: open, read, list, seal, cancel, delete."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
 from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, new_batch
-from app.domain.errors import BatchClosedError, NotFoundError
+from app.domain.errors import BatchClosedError, NotFoundError, UnknownProcessorError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.webhook_url import parse_webhook_url
@@ -16,9 +17,12 @@ from app.repositories.unit_of_work import reading, unit_of_work
 class BatchService:
     """All methods are by owner: another's batch is NotFoundError. All may raise DatabaseUnavailableError."""
 
-    def __init__(self, database: Database, limits: Limits, *, clock: Clock, new_id: Ids) -> None:
+    def __init__(
+        self, database: Database, limits: Limits, *, processors: frozenset[str], clock: Clock, new_id: Ids
+    ) -> None:
         self._database: Final = database
         self._limits: Final = limits
+        self._processors: Final = processors
         self._clock: Final = clock
         self._new_id: Final = new_id
 
@@ -31,10 +35,20 @@ class BatchService:
         metadata: dict[str, object],
         expires_in: timedelta | None,
         webhook_url: str | None = None,
+        processors: Sequence[str] | None = None,
     ) -> Batch:
-        """Open an empty batch; `webhook_url` is told when it ends. Raises InvalidWebhookUrlError."""
+        """Open an empty batch; `webhook_url` is told when it ends.
+
+        The named processors look into its files; None leaves that to the service. Raises InvalidWebhookUrlError and
+        UnknownProcessorError.
+        """
         if webhook_url is not None:
             parse_webhook_url(webhook_url, allow_private=self._limits.allow_private_webhooks)
+        if unknown := [name for name in processors or () if name not in self._processors]:
+            raise UnknownProcessorError(
+                f"There is no processor {unknown[0]!r}. There are: {', '.join(sorted(self._processors))}.",
+                processors=sorted(self._processors),
+            )
         now = self._clock()
         batch = new_batch(
             self._new_id(),
@@ -46,7 +60,7 @@ class BatchService:
             metadata=metadata,
         )
         async with reading(self._database) as uow:
-            await uow.batches.insert(batch, webhook_url=webhook_url)
+            await uow.batches.insert(batch, webhook_url=webhook_url, processors=processors)
         return batch
 
     async def get(self, owner: UUID, batch_id: UUID) -> Batch:

@@ -1,13 +1,14 @@
 """What an owner does with uploads: read, list, delete, and get their bytes back."""
 
 import asyncio
+import hashlib
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
 from app.domain.batch import advance, tally
-from app.domain.errors import ContentUnavailableError, NotFoundError
+from app.domain.errors import ContentUnavailableError, NotFoundError, NoThumbnailError
 from app.domain.ids import Clock
 from app.domain.upload import Upload, UploadStatus
 from app.repositories.unit_of_work import reading, unit_of_work
@@ -31,6 +32,29 @@ class Content:
     def close(self) -> None:
         """Let go of the object."""
         self._reader.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """The thumbnail of an upload, which may be read, any number of times."""
+
+    tag: str
+    """Another one for another thumbnail; says nothing to anybody."""
+    _store: Store
+    _object_id: UUID
+    _offset: int
+    _size_bytes: int
+
+    async def read(self) -> bytes:
+        """Return all of it. Raises StorageUnavailableError."""
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> bytes:
+        reader = self._store.open(self._object_id)
+        try:
+            return reader.read(self._offset, self._size_bytes)
+        finally:
+            reader.close()
 
 
 class UploadService:
@@ -82,6 +106,15 @@ class UploadService:
             raise ContentUnavailableError("The bytes of this upload were never taken.")
         reader = await asyncio.to_thread(self._store.open, upload.object_id)
         return Content(upload.filename, upload.received_bytes, upload.sha256, reader, upload.object_offset)
+
+    async def find_thumbnail(self, owner: UUID, upload_id: UUID) -> Thumbnail:
+        """Return the thumbnail of an upload. Raises NoThumbnailError where it has none."""
+        upload = await self.get(owner, upload_id)
+        if upload.thumbnail_object_id is None or upload.thumbnail_offset is None or upload.thumbnail_bytes is None:
+            raise NoThumbnailError("This upload has no thumbnail: it is no image, or was not processed.")
+        place = upload.thumbnail_object_id.bytes + upload.thumbnail_offset.to_bytes(8)
+        tag = hashlib.sha256(place).hexdigest()[:32]
+        return Thumbnail(tag, self._store, upload.thumbnail_object_id, upload.thumbnail_offset, upload.thumbnail_bytes)
 
     async def delete(self, owner: UUID, upload_id: UUID) -> None:
         """Delete an upload, and count it out of its batch; its bytes follow with the next sweep."""

@@ -1,12 +1,26 @@
 """`inspect`: what a file is, by its content."""
 
 from functools import cache
-from typing import Final
+from typing import BinaryIO, Final
 
 from pure_magic_rs import MagicDb
 
+from app.processing.processor import Facts, Result
+
 HEAD_BYTES: Final = 64 * 1024
 """How much of a file is looked at."""
+
+
+class Inspect:
+    """Finds the media type of any file."""
+
+    def wants(self, _facts: Facts) -> bool:
+        """Look at each."""
+        return True
+
+    def process(self, _facts: Facts, file: BinaryIO) -> Result:
+        """Look at the first bytes."""
+        return Result(detected_type=detect_type(file.read(HEAD_BYTES)))
 
 
 @cache

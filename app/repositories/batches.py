@@ -26,13 +26,16 @@ COLUMNS: Final[LiteralString] = """
 
 INSERT: Final[LiteralString] = """
     INSERT INTO upload_batches (
-        id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at, webhook_url
-    ) VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8)
+        id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at, webhook_url, processors
+    ) VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9)
 """
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
 
 BY_IDS: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = ANY($1::uuid[])"
+PROCESSORS_OF: Final[LiteralString] = """
+    SELECT id, processors FROM upload_batches WHERE id = ANY($1::uuid[]) AND processors IS NOT NULL
+"""
 
 LIST: Final[LiteralString] = (
     "SELECT "
@@ -96,8 +99,13 @@ class Batches:
         self._connection: Final = connection
         self._outbox: Final = WebhookOutbox(connection)
 
-    async def insert(self, batch: Batch, *, webhook_url: str | None = None) -> None:
-        """Insert a batch that is as `new_batch` made it; `webhook_url` is told when it ends."""
+    async def insert(
+        self, batch: Batch, *, webhook_url: str | None = None, processors: Sequence[str] | None = None
+    ) -> None:
+        """Insert a batch that is as `new_batch` made it; `webhook_url` is told when it ends.
+
+        `processors` None: it leaves open which ones run.
+        """
         await self._connection.execute(
             INSERT,
             batch.id,
@@ -108,7 +116,13 @@ class Batches:
             batch.created_at,
             batch.expires_at,
             webhook_url,
+            processors,
         )
+
+    async def processors_of(self, batch_ids: Iterable[UUID]) -> dict[UUID, tuple[str, ...]]:
+        """Return the names that batches chose, in order; those that chose none, or are gone, are left out."""
+        rows = await self._connection.fetch(PROCESSORS_OF, list(batch_ids))
+        return {row["id"]: tuple(row["processors"]) for row in rows}
 
     async def find(self, batch_id: UUID, user_id: UUID) -> Batch | None:
         """Return the owner's batch, or None where there is none of theirs."""

@@ -18,14 +18,18 @@ RECORD: Final[LiteralString] = """
 EXISTING: Final[LiteralString] = "SELECT id FROM objects WHERE id = ANY($1::uuid[])"
 
 PAGE: Final[LiteralString] = """
-    SELECT o.id, EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id) AS used
+    SELECT
+        o.id, EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)
+            OR EXISTS (SELECT FROM uploads u WHERE u.thumbnail_object_id = o.id) AS used
     FROM (SELECT id FROM objects WHERE id > $1 ORDER BY id LIMIT $2) o
     ORDER BY o.id
 """
 
 DELETE_UNUSED: Final[LiteralString] = """
     DELETE FROM objects o
-    WHERE o.id = $1 AND NOT EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)
+    WHERE o.id = $1
+      AND NOT EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)
+      AND NOT EXISTS (SELECT FROM uploads u WHERE u.thumbnail_object_id = o.id)
 """
 
 
@@ -45,7 +49,7 @@ class Objects:
         return {row["id"] for row in await self._connection.fetch(EXISTING, object_ids)}
 
     async def list_page(self, *, after: UUID, limit: int) -> list[tuple[UUID, bool]]:
-        """Return ids in their order, and whether an upload refers to each."""
+        """Return ids in their order, and whether an upload refers to each, for its bytes or its thumbnail."""
         return [(row["id"], row["used"]) for row in await self._connection.fetch(PAGE, after, limit)]
 
     async def delete_unused(self, object_id: UUID) -> bool:

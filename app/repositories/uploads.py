@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, LiteralString, TypeAlias
 from uuid import UUID
 
-from app.domain.upload import Refusal, Upload, UploadStatus
+from app.domain.upload import Placed, Refusal, Upload, UploadStatus
 
 if TYPE_CHECKING:
     import asyncpg
@@ -21,7 +21,8 @@ _Kind: TypeAlias = tuple[UUID, UUID, UUID, int, datetime]
 COLUMNS: Final[LiteralString] = """
     u.id, u.user_id, u.batch_id, u.ref, u.filename, u.status, u.size_bytes, u.received_bytes, u.content_type,
     u.detected_type, u.sha256, u.width, u.height, u.attempts, u.error, u.metadata, u.object_id, u.object_offset,
-    u.batch_version, u.created_at, u.updated_at, u.completed_at
+    u.batch_version, u.created_at, u.updated_at, u.completed_at, u.thumbnail_object_id, u.thumbnail_offset,
+    u.thumbnail_bytes
 """
 
 INSERT: Final[LiteralString] = """
@@ -105,9 +106,17 @@ CLAIM: Final[LiteralString] = (
 FINISH: Final[LiteralString] = """
     UPDATE uploads u SET
         status = r.status, detected_type = r.detected_type, error = r.error, lease_expires_at = NULL,
+        width = r.width, height = r.height, metadata = u.metadata || r.metadata,
+        thumbnail_object_id = r.thumbnail_object_id, thumbnail_offset = r.thumbnail_offset,
+        thumbnail_bytes = r.thumbnail_bytes,
         completed_at = $1, updated_at = $1, batch_version = coalesce(r.version, u.batch_version + 1)
-    FROM unnest($2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::bigint[])
-        AS r (id, attempt, status, detected_type, error, version)
+    FROM unnest(
+        $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::bigint[], $8::int[], $9::int[], $10::jsonb[],
+        $11::uuid[], $12::bigint[], $13::int[]
+    ) AS r (
+        id, attempt, status, detected_type, error, version, width, height, metadata, thumbnail_object_id,
+        thumbnail_offset, thumbnail_bytes
+    )
     WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
     RETURNING u.id, u.batch_id, u.status
 """
@@ -167,6 +176,11 @@ class Finished:
     """As it was claimed; its `attempts` is the number of the attempt."""
     detected_type: str | None
     error: Refusal | None
+    width: int | None = None
+    height: int | None = None
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
+    """Merged into what the upload has."""
+    thumbnail: Placed | None = None
 
     @property
     def status(self) -> UploadStatus:
@@ -268,6 +282,12 @@ class Uploads:
             [end.detected_type for end in finished],
             [_error_json(end.error) for end in finished],
             [versions.get(end.upload.batch_id) if end.upload.batch_id else None for end in finished],
+            [end.width for end in finished],
+            [end.height for end in finished],
+            [json.dumps(end.metadata) for end in finished],
+            [end.thumbnail.object_id if end.thumbnail else None for end in finished],
+            [end.thumbnail.offset if end.thumbnail else None for end in finished],
+            [end.thumbnail.size_bytes if end.thumbnail else None for end in finished],
         )
         return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
 
@@ -345,4 +365,7 @@ def _upload(row: "asyncpg.Record") -> Upload:
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         completed_at=row["completed_at"],
+        thumbnail_object_id=row["thumbnail_object_id"],
+        thumbnail_offset=row["thumbnail_offset"],
+        thumbnail_bytes=row["thumbnail_bytes"],
     )

@@ -11,7 +11,7 @@ from typing import Final
 from alembic import op
 
 revision: Final = "webhooks"
-down_revision: Final = "job_queue"
+down_revision: Final = "processors"
 
 TABLES: Final = """
 DO $$

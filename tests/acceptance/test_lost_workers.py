@@ -16,7 +16,7 @@ FILES = [File(f"{number}", b"x" * number) for number in range(5)]
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[Boatload]:
-    with serving(lease_seconds=2) as server:
+    with serving(lease_seconds=2, processor_processes=1) as server:
         yield server
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,8 +17,9 @@ from app.domain.errors import BatchClosedError, DatabaseUnavailableError, NotFou
 from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.group import Submission
-from app.processing.sandbox import Sandbox, SandboxError
-from tests.support.services import OWNER, WRONG_COUNTS, Services, serving
+from app.processing.outcome import Found, Outcome
+from app.processing.sandbox import Sandbox
+from tests.support.services import OWNER, WRONG_COUNTS, Services, nothing_chosen, orders_for, serving
 
 SNAPSHOTS: Final = 2000
 ACCOUNT: Final = """
@@ -36,14 +37,19 @@ class HastySandbox(Sandbox):
     """Answers at once; some bytes are out of reach, and now and then the child is lost."""
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
-        super().__init__(folder, log_level="error", log_format="console")
+        super().__init__(orders_for(folder), processes=1, choices=nothing_chosen)
         self.chance: random.Random | None = chance
 
-    async def detect_types(self, uploads: Sequence[Upload]) -> list[str | None]:
+    async def process(self, uploads: Sequence[Upload]) -> AsyncGenerator[Outcome]:
         await asyncio.sleep(0.002)
-        if self.chance and self.chance.random() < 0.05:
-            raise SandboxError("lost")
-        return [None if self.chance and self.chance.random() < 0.1 else "text/plain" for _ in uploads]
+        for upload in uploads:
+            dice = self.chance.random() if self.chance else 1
+            if dice < 0.1:
+                yield Outcome(upload, blameless=True)
+            elif dice < 0.15:
+                yield Outcome(upload, error=Refusal("processor-crashed", "Lost."), passing=True)
+            else:
+                yield Outcome(upload, Found("text/plain"))
 
 
 @dataclass

@@ -42,6 +42,13 @@ BREACHES: Final = [
     ("uploads_sha256_is_32_bytes", UPLOAD.format(change="sha256 = 'short'", status="pending")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = 0", status="receiving")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = -1", status="pending")),
+    ("uploads_thumbnail_is_whole", UPLOAD.format(change="thumbnail_bytes = 1", status="completed")),
+    (
+        "uploads_thumbnail_is_whole",
+        UPLOAD.format(
+            change="thumbnail_object_id = object_id, thumbnail_offset = 0, thumbnail_bytes = 0", status="completed"
+        ),
+    ),
     (
         "uploads_stored_when_accepted",
         UPLOAD.format(change="object_id = NULL, object_offset = NULL", status="pending"),

@@ -76,6 +76,12 @@ UPLOADS: Final = {
     "updated_at": NOW,
     "completed_at": MOMENT,
 }
+LATER: Final = {
+    "batch_version": BIG_ZERO,
+    "thumbnail_object_id": Column("uuid", not_null=False),
+    "thumbnail_offset": BIGINT,
+    "thumbnail_bytes": Column("integer", not_null=False),
+}
 UPLOAD_INDEXES: Final = {
     "uploads_pkey": "UNIQUE (id)",
     "idx_uploads_object_id": "(object_id)",
@@ -125,12 +131,16 @@ def test_batch_support_is_exactly_the_contract(empty_database_url: str) -> None:
 
 
 def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
-    assert catalog.columns(database_url, "upload_batches") == {**BATCHES, **ACCOUNT}
+    assert catalog.columns(database_url, "upload_batches") == {
+        **BATCHES,
+        **ACCOUNT,
+        "processors": Column("text[]", not_null=False),
+    }
     assert_linked(database_url)
     assert catalog.columns(database_url, "uploads") == {
         **UPLOADS,
         "batch_id": Column("uuid", not_null=False),
-        "batch_version": BIG_ZERO,
+        **LATER,
     }
     assert catalog.indexes(database_url, "uploads") == {
         **UPLOAD_INDEXES,
@@ -139,6 +149,7 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
         "idx_uploads_batch_order": "(batch_id, id)",
         "idx_uploads_batch_status": "(batch_id, status, id)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",
+        "idx_uploads_thumbnail_object_id": "(thumbnail_object_id) WHERE (thumbnail_object_id IS NOT NULL)",
     }
     newest = catalog.indexes(database_url, "upload_batches")["idx_upload_batches_owner_newest"]
     assert newest == "(user_id, created_at DESC, id DESC)"
@@ -165,7 +176,9 @@ def test_deleting_a_batch_leaves_its_uploads_without_one(database_url: str) -> N
     assert [row["batch_id"] for row in fetch(database_url, "SELECT batch_id FROM uploads")] == [None]
 
 
-@pytest.mark.parametrize("revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue", "webhooks"])
+@pytest.mark.parametrize(
+    "revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue", "processors", "webhooks"]
+)
 def test_every_revision_may_run_twice(empty_database_url: str, revision: str) -> None:
     migrate.upgrade(empty_database_url, revision)
     once = catalog.everything(empty_database_url)
@@ -196,7 +209,7 @@ def test_a_populated_table_of_an_older_service_comes_up_to_head(empty_database_u
         migrate.upgrade(empty_database_url)
     found = catalog.columns(empty_database_url, "uploads")
     assert found.pop("path") == Column("character varying(1000)", not_null=True)
-    wanted = {**UPLOADS, "batch_id": Column("uuid", not_null=False), "batch_version": BIG_ZERO}
+    wanted = {**UPLOADS, "batch_id": Column("uuid", not_null=False), **LATER}
     assert found == {**wanted, "id": Column("uuid", not_null=True)}
     (row,) = fetch(
         empty_database_url, "SELECT count(*) FROM uploads WHERE user_id = $1 AND status = $2", NOBODY, "completed"

@@ -1,7 +1,8 @@
 """Processing: claimed as a set, fenced by attempt, finished once; whatever happens to the worker meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 import psutil
@@ -10,28 +11,42 @@ import pytest
 from app.domain.batch import BatchStatus
 from app.domain.errors import DatabaseUnavailableError, NotFoundError
 from app.domain.upload import Upload, UploadStatus
-from app.processing.sandbox import Sandbox, SandboxError
-from tests.support.services import OWNER, Services, holding, pattern, serving, someone_waiting
+from app.processing.outcome import Outcome
+from app.processing.sandbox import Sandbox
+from tests.support.files import png
+from tests.support.services import (
+    OWNER,
+    Services,
+    holding,
+    nothing_chosen,
+    orders_for,
+    pattern,
+    serving,
+    someone_waiting,
+)
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
 EXPIRE = "UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHERE status = 'processing'"
-PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0\x90wS\xde"
+PNG = png(31, 17)
 
 
 class WatchedSandbox(Sandbox):
     """A sandbox that counts what it is asked for, and tells a test before it begins."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, log_level="error", log_format="console")
+        super().__init__(orders_for(folder), processes=2, choices=nothing_chosen)
         self.asked: list[int] = []
         self.before: Callable[[Sequence[Upload]], Awaitable[object]] | None = None
 
-    async def detect_types(self, uploads: Sequence[Upload]) -> list[str | None]:
-        self.asked.append(len(uploads))
+    async def process(self, uploads: Sequence[Upload]) -> AsyncGenerator[Outcome]:
+        if uploads:
+            self.asked.append(len(uploads))
         if self.before:
             await self.before(uploads)
-        return await super().detect_types(uploads)
+        async with aclosing(super().process(uploads)) as outcomes:
+            async for outcome in outcomes:
+                yield outcome
 
 
 @pytest.fixture
@@ -205,29 +220,14 @@ async def test_bytes_out_of_reach_are_given_back_and_cost_no_attempt(services: S
     assert await current(services, lost) == (UploadStatus.COMPLETED, 1)
 
 
-async def test_one_file_that_kills_the_child_fails_alone(services: Services, sandbox: WatchedSandbox) -> None:
-    uploads = await services.add(await services.open(), *[b"x"] * 20)
-
-    async def kill_for_one(asked: Sequence[Upload]) -> None:
-        if uploads[13].id in {upload.id for upload in asked}:
-            raise SandboxError("died of it")
-
-    sandbox.before = kill_for_one
-    await services.pipeline.process([upload.id for upload in uploads])
-    found = [await services.uploads.get(OWNER, upload.id) for upload in uploads]
-    assert [upload.error.code if upload.error else None for upload in found] == [
-        "processor-crashed" if number == 13 else None for number in range(20)
-    ]
-    assert [upload.status for upload in found].count(UploadStatus.COMPLETED) == 19
-
-
 async def test_a_child_that_was_killed_is_replaced(services: Services, sandbox: WatchedSandbox) -> None:
     batch = await services.open()
     first, *others = await services.add(batch, *[b"1"] * 5)
     await services.pipeline.process([first.id])
-    (child,) = [one for one in psutil.Process().children() if "app.processing.child" in one.cmdline()]
-    child.kill()
-    child.wait()
+    for child in psutil.Process().children():
+        if "app.processing.child" in child.cmdline():
+            child.kill()
+            child.wait()
     await services.pipeline.process([upload.id for upload in others])
     assert [await current(services, upload) for upload in others] == [(UploadStatus.COMPLETED, 1)] * 4
 

@@ -96,7 +96,9 @@ PROCESSING: Final = [uid(2, 96_400 + number) for number in range(queue.JOB_UPLOA
 LEASE: Final = timedelta(seconds=15)
 LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
-ENDS: Final = ([0] * 100, ["completed"] * 100, [None] * 100, [None] * 100, [8] * 100)
+OF_OBJECTS: Final = {"objects_pkey", "idx_uploads_object_id", "idx_uploads_thumbnail_object_id"}
+NONE: Final = [None] * 100
+ENDS: Final = ([0] * 100, ["completed"] * 100, NONE, NONE, [8] * 100, NONE, NONE, ["{}"] * 100, NONE, NONE, NONE)
 
 # Statement, arguments, the indexes that may serve it, and how many entries of tables and indexes it may read at most.
 HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
@@ -158,6 +160,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_uploads_batch_version"},
         250,
     ),
+    "what batches chose": (batches.PROCESSORS_OF, ([SMALL, BIG],), {"upload_batches_pkey"}, 8),
     "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
     "claim a job": (uploads.CLAIM, (PENDING, LEASE, NOW, [BIG], [9]), {"uploads_pkey"}, 500),
     "finish a job": (uploads.FINISH, (NOW, PROCESSING, *ENDS), {"uploads_pkey"}, 250),
@@ -173,7 +176,6 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     ),
     "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
-    "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
     "receivers of a batch": (
         webhook_outbox.TARGETS,
         ([SMALL],),
@@ -226,7 +228,8 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_webhook_deliveries_finished", "webhook_deliveries_pkey"},
         500,
     ),
-    "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), {"objects_pkey", "idx_uploads_object_id"}, 20),
+    "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), OF_OBJECTS, 3000),
+    "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), OF_OBJECTS, 20),
 }
 
 # `pg_stat_xact_*` counts what this transaction has read so far, in the tables and through the indexes.

@@ -26,7 +26,7 @@ MAPPED: Final = (
     (webhook_deliveries, Delivery),
 )
 WORKERS_OWN: Final = {
-    "upload_batches": {"webhook_url"},
+    "upload_batches": {"webhook_url", "processors"},
     "uploads": {"queued_at", "lease_expires_at"},
     "webhook_deliveries": {"receiver", "payload", "attempts", "failures", "sending", "begun_at"},
 }

@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -16,7 +16,7 @@ from app.api.multipart import MultipartBody
 from app.db.pool import Database
 from app.domain.batch import Batch
 from app.domain.ids import Clock, Ids, new_id, utc_now
-from app.domain.limits import Limits
+from app.domain.limits import ImageLimits, Limits
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival
 from app.ingest.batches import BatchService
@@ -24,9 +24,13 @@ from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
 from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.uploads import UploadService
+from app.processing import registry
+from app.processing.choices import choices_of
 from app.processing.pipeline import Pipeline
+from app.processing.protocol import Orders
 from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
+from app.processing.thumbnails import Thumbnails
 from app.storage.base import Claim, ObjectReader, ObjectWriter, Store
 from app.storage.local import LocalStore
 from app.storage.pack import PackWriter
@@ -89,6 +93,7 @@ class Services:
     batches: BatchService
     uploads: UploadService
     pipeline: Pipeline
+    thumbnails: Thumbnails
     sweeper: Sweeper
 
     async def open(self, *, owner: UUID = OWNER, expected: int | None = None) -> Batch:
@@ -152,6 +157,24 @@ class Services:
         return [row["id"] for row in await self.rows(WRONG_COUNTS)]
 
 
+def orders_for(folder: Path, **changes: Any) -> Orders:  # noqa: ANN401 - the fields of Orders
+    """What children are told, but for `changes`."""
+    orders = Orders(
+        folder=str(folder),
+        processors=("inspect", "image"),
+        seconds=20,
+        memory_bytes=2 << 30,
+        image=ImageLimits(max_pixels=100_000_000, thumbnail_pixels=512),
+        log_level="warning",
+    )
+    return replace(orders, **changes)
+
+
+async def nothing_chosen(_batch_ids: Collection[UUID]) -> dict[UUID, tuple[str, ...]]:
+    """Say that every batch leaves its processors to the service."""
+    return {}
+
+
 @asynccontextmanager
 async def serving(
     dsn: str,
@@ -159,6 +182,7 @@ async def serving(
     *,
     store: Store | None = None,
     sandbox: Sandbox | None = None,
+    orders: Mapping[str, Any] | None = None,
     limits: Limits = LIMITS,
     buffer_bytes: int = 32 * MIB,
     pack_bytes: int = 64 * MIB,
@@ -179,7 +203,8 @@ async def serving(
         group = GroupCommit(database, pack, limits, clock=clock, new_id=ids)
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
-        sandbox = sandbox or Sandbox(folder, log_level="warning", log_format="console")
+        sandbox = sandbox or Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
+        thumbnails = Thumbnails(PackWriter(store, pack_bytes=pack_bytes, new_id=ids))
         running = asyncio.create_task(group.run())
         yield Services(
             dsn=dsn,
@@ -190,17 +215,19 @@ async def serving(
             group=group,
             budget=budget,
             receiver=receiver,
-            batches=BatchService(database, limits, clock=clock, new_id=ids),
+            batches=BatchService(database, limits, processors=frozenset(registry.available()), clock=clock, new_id=ids),
             uploads=UploadService(database, store, clock=clock),
             pipeline=Pipeline(
-                database, sandbox, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
+                database, sandbox, thumbnails, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
             ),
+            thumbnails=thumbnails,
             sweeper=Sweeper(database, store, min_age=min_age, clock=clock),
         )
         group.stop()
         await asyncio.wait_for(running, 30)
         receiver.close()
         await sandbox.close()
+        await thumbnails.close()
     finally:
         await database.close()
 

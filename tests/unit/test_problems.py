@@ -46,6 +46,16 @@ def test_what_is_kept_of_an_error_is_enough_to_show_its_problem(error: type[Boat
     assert shown == {"type": f"/problems/{error.code}", "title": title, "status": status, "detail": "What happened."}
 
 
+def test_a_code_that_a_processor_chose_is_shown_as_a_failure_of_processing() -> None:
+    shown = describe("archive-encrypted", "The archive has a password.").model_dump()
+    assert shown == {
+        "type": "/problems/archive-encrypted",
+        "title": "Processing failed",
+        "status": 422,
+        "detail": "The archive has a password.",
+    }
+
+
 def test_facts_become_members_beside_the_standard_ones() -> None:
     problem = of_error(TooManyPartsError("The body has more than 5 parts.", max_parts=5))
     assert problem.model_dump() == {

@@ -36,6 +36,7 @@ async def open_batch(ctx: Ctx, request: Request) -> Response:
         metadata=dict(new.metadata),
         expires_in=timedelta(seconds=new.expires_in_seconds) if new.expires_in_seconds else None,
         webhook_url=new.webhook_url,
+        processors=new.processors,
     )
     return _answer(batch, request, 201, Location=f"/v1/batches/{batch.id}")
 
