@@ -1,7 +1,10 @@
 """The composition root: settings in, wired services out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +15,7 @@ import structlog
 from app.db.pool import Database
 from app.domain.ids import new_id, utc_now
 from app.domain.limits import Limits
+from app.domain.retry import RetryPolicy
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
@@ -87,7 +91,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         stack.callback(group.stop)
         background = [committing]
         if settings.worker:
-            background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
+            background += _start_worker(stack, settings, dsn, database=database, store=store, give_way=group.lull)
 
         receiver = Receiver(
             store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
@@ -105,26 +109,68 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         )
 
 
+@asynccontextmanager
+async def working(settings: Settings, dsn: str) -> AsyncIterator["tuple[asyncio.Task[None], ...]"]:
+    """Start the worker side alone on a migrated database; lend its loops, which end only by dying or on the way out.
+
+    Raises DatabaseUnavailableError or StorageUnavailableError where it cannot start.
+    """
+    store = LocalStore(settings.objects_dir)
+    await asyncio.to_thread(store.prepare)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(dsn, size=settings.database_pool_size)
+        stack.push_async_callback(database.close)
+        yield tuple(_start_worker(stack, settings, dsn, database=database, store=store, give_way=_nobody_sends))
+
+
+def worker_name() -> str:
+    """Return what this process is called where it works: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def _start_worker(
-    stack: AsyncExitStack, settings: Settings, dsn: str, *, database: Database, store: Store, group: GroupCommit
+    stack: AsyncExitStack,
+    settings: Settings,
+    dsn: str,
+    *,
+    database: Database,
+    store: Store,
+    give_way: Callable[[], Awaitable[None]],
 ) -> "list[asyncio.Task[None]]":
-    lease = timedelta(seconds=settings.lease_seconds)
+    """Start the worker side; `stack` ends it: no job is begun any more, what was begun ends or is given back."""
     sandbox = Sandbox(settings.objects_dir, log_level=settings.log_level, log_format=settings.log_format)
     stack.push_async_callback(sandbox.close)
     pipeline = Pipeline(
-        database, sandbox, lease=lease, max_attempts=settings.max_attempts, clock=utc_now, give_way=group.lull
+        database,
+        sandbox,
+        lease=timedelta(seconds=settings.lease_seconds),
+        retry=RetryPolicy(
+            max_attempts=settings.max_attempts,
+            first=timedelta(seconds=settings.retry_first_seconds),
+            longest=timedelta(seconds=settings.retry_longest_seconds),
+        ),
+        clock=utc_now,
+        chance=random.random,
+        worker=worker_name(),
+        give_way=give_way,
     )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
     sweeper = Sweeper(database, store, min_age=min_age, clock=utc_now)
     stop = asyncio.Event()
     tasks = [
+        _start("pipeline", pipeline.run()),
         _start("worker", queue.consume(dsn, pipeline.process, stop)),
         _start("sweeper", sweeper.run(interval_seconds=settings.sweep_interval_seconds, stop=stop)),
     ]
     for task in tasks:
         stack.push_async_callback(_ended, task)
+    stack.push_async_callback(pipeline.close, settings.shutdown_seconds)
     stack.callback(stop.set)
     return tasks
+
+
+async def _nobody_sends() -> None:
+    """Give way to nobody: no files are received in this process."""
 
 
 def _start(name: str, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":

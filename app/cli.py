@@ -1,5 +1,6 @@
 """The commands."""
 
+import asyncio
 import ipaddress
 import json
 import resource
@@ -11,13 +12,11 @@ from typing import Annotated, Final, Literal, Never
 
 import structlog
 import typer
-import uvicorn
 
 from app import logs
-from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
-from app.main import create_app
+from app.domain.errors import BoatloadError
 from app.settings import Settings, SettingsError, load_settings
 
 log: Final = structlog.get_logger("boatload")
@@ -44,20 +43,23 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: DataDir = None,
-    worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Process files here.")] = None,
+    with_worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Process files here.")] = None,
 ) -> None:
     """Serve the API, the documentation at /docs, and (unless told otherwise) process what comes in."""
-    settings = _settings(host=host, port=port, data_dir=data_dir, worker=worker)
+    settings = _settings(host=host, port=port, data_dir=data_dir, worker=with_worker)
     if not settings.allow_anonymous and not _is_loopback(settings.host):
         _fail(
             f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
             "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
         )
+    import uvicorn  # noqa: PLC0415 - a worker needs no web framework, and starts in half the time without
+
+    from app.api.connection import BodyBeforeEnd, HalfOpenProtocol  # noqa: PLC0415 - the same
+    from app.main import create_app  # noqa: PLC0415 - the same
+
     with _database(settings, own=True) as dsn:
         if settings.database_url:
-            pending = migrate.status(dsn).pending
-            if pending:
-                _fail(f"The database lacks {', '.join(pending)}. Run 'boatload migrate up' first.")
+            _check_schema(dsn)
         else:
             migrate.upgrade(dsn)
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
@@ -78,8 +80,29 @@ def serve(
 
 
 @cli.command()
+def worker(*, data_dir: DataDir = None) -> None:
+    """Process what comes in, beside any number of other workers, and serve nothing.
+
+    Uses the database and the store that are configured, or those of the `boatload serve` on the same data directory.
+    """
+    settings = _settings(data_dir=data_dir)
+    from app.worker import work  # noqa: PLC0415 - `migrate` needs none of it
+
+    try:
+        dsn = settings.database_url or attach(settings.data_dir)
+        _check_schema(dsn)
+        well = asyncio.run(work(settings, dsn))
+    except (EmbeddedError, migrate.MigrationError, BoatloadError) as error:
+        _fail(str(error))
+    if not well:
+        _fail("A loop has died, the log says why. Start it again.")
+
+
+@cli.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
+    from app.main import create_app  # noqa: PLC0415 - a worker needs no web framework
+
     sys.stdout.write(json.dumps(create_app(_settings(), "").openapi(), indent=2) + "\n")
 
 
@@ -149,6 +172,13 @@ def _embedded(settings: Settings, stack: ExitStack, *, own: bool) -> str:
         with suppress(EmbeddedError):
             return attach(settings.data_dir)
     return stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.postgres_version)).dsn
+
+
+def _check_schema(dsn: str) -> None:
+    """Refuse a database that lacks a revision. Raises MigrationError."""
+    pending = migrate.status(dsn).pending
+    if pending:
+        _fail(f"The database lacks {', '.join(pending)}. Run 'boatload migrate up' first.")
 
 
 def _settings(**flags: object) -> Settings:

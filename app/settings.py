@@ -80,12 +80,20 @@ class Settings(BaseSettings):
     ] = 32 * MIB
     lease_seconds: Annotated[
         float, Field(ge=1, le=3600, description="How long a silent worker keeps the uploads it took.")
-    ] = 15
+    ] = 10
     max_attempts: Annotated[int, Field(ge=1, le=100, description="Tries at one upload before it is failed.")] = 5
+    retry_first_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="Longest wait behind the first try; it doubles with each further one.")
+    ] = 2
+    retry_longest_seconds: Annotated[float, Field(ge=0, le=DAY, description="No wait between two tries is longer.")] = (
+        300
+    )
     sweep_interval_seconds: Annotated[
         float, Field(ge=0.1, le=7 * DAY, description="How often bytes that no upload refers to are looked for.")
     ] = 3600
-    shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
+    shutdown_seconds: Annotated[
+        int, Field(ge=0, description="How long open requests, and then work that was begun, may go on after SIGTERM.")
+    ] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )

@@ -39,6 +39,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.InvalidFilenameError: (422, "Invalid file name"),
     errors.FileTooLargeError: (413, "File too large"),
     errors.ProcessorCrashedError: (422, "Processing crashed"),
+    errors.WorkerLostError: (500, "Worker lost"),
     errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.StorageFullError: (507, "Storage full"),
     errors.StorageUnavailableError: (503, "Storage unavailable"),

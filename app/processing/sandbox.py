@@ -4,14 +4,16 @@ import asyncio
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from app.domain.upload import Upload
+from app.domain.errors import ProcessorCrashedError
+from app.domain.upload import Refusal, Upload
+from app.processing.outcome import Found, Outcome
 
 log: Final = structlog.get_logger("boatload.sandbox")
 
@@ -34,6 +36,36 @@ class Sandbox:
         )
         self._child: asyncio.subprocess.Process | None = None
         self._turn: Final = asyncio.Lock()
+
+    async def process(self, uploads: Sequence[Upload]) -> AsyncIterator[Outcome]:
+        """Yield the outcome of each; see Workshop."""
+        for upload, outcome in zip(uploads, await self._detect(uploads), strict=True):
+            if outcome is None:
+                yield Outcome(upload, blameless=True)
+            elif isinstance(outcome, ProcessorCrashedError):
+                yield Outcome(upload, error=Refusal.of(outcome))
+            else:
+                yield Outcome(upload, Found(detected_type=outcome))
+
+    async def _detect(
+        self, uploads: Sequence[Upload], *, again: bool = True
+    ) -> list[str | ProcessorCrashedError | None]:
+        """Return the type of each; where the child dies of one of several, halve them until it is found.
+
+        Nobody is blamed for one death, which may have come from outside: who was alone when it happened `again`.
+        """
+        if not uploads:
+            return []
+        try:
+            return list(await self.detect_types(uploads))
+        except SandboxError as error:
+            log.warning("sandbox lost", uploads=len(uploads), reason=str(error))
+        if len(uploads) == 1:
+            if again:
+                return await self._detect(uploads, again=False)
+            return [ProcessorCrashedError("The process that looked into the file crashed or hung, twice.")]
+        half = len(uploads) // 2
+        return [*await self._detect(uploads[:half], again=False), *await self._detect(uploads[half:], again=False)]
 
     async def detect_types(self, uploads: Sequence[Upload]) -> list[str | None]:
         """Return the type of each upload by its content, None where its bytes are out of reach.

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 
 from app.jobs import queue
-from app.repositories import batches, objects, uploads
+from app.repositories import batches, objects, upload_attempts, uploads, work
 from tests.support.postgres import VERSIONS, Servers, execute
 
 LOAD: Final = (
@@ -53,6 +53,11 @@ LOAD: Final = (
         CASE WHEN p.status = 'completed' THEN now() END
     FROM plan p JOIN upload_batches b ON b.id = uid(0, batch) ORDER BY n
     """,
+    """
+    INSERT INTO upload_attempts (upload_id, attempt, ended_at, code, detail)
+    SELECT uid(2, n), attempt, now(), 'worker-lost', 'x'
+    FROM generate_series(20000, 40000) n, generate_series(1, 3) attempt
+    """,
     "VACUUM ANALYZE",
 )
 
@@ -71,7 +76,10 @@ PROCESSING: Final = [uid(2, 96_400 + number) for number in range(queue.JOB_UPLOA
 LEASE: Final = timedelta(seconds=15)
 LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
-ENDS: Final = ([0] * 100, ["completed"] * 100, [None] * 100, [None] * 100, [8] * 100)
+NOTHING: Final = [None] * 100
+ZEROS: Final = [0] * 100
+ENDS: Final = (ZEROS, ["completed"] * 100, NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, [8] * 100)
+CLAIM: Final = (LEASE, NOW, 5, "worker-lost", "It went silent.", '{"code": "a", "detail": "b"}', [BIG], [9])
 
 # Statement, arguments, the indexes that may serve it, and how many entries of tables and indexes it may read at most.
 HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
@@ -114,20 +122,42 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_uploads_batch_status"},
         250,
     ),
-    "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
-    "claim a job": (uploads.CLAIM, (PENDING, LEASE, NOW, [BIG], [9]), {"uploads_pkey"}, 500),
-    "finish a job": (uploads.FINISH, (NOW, PROCESSING, *ENDS), {"uploads_pkey"}, 250),
-    "release a job": (uploads.RELEASE, (NOW, PROCESSING, [0] * 100, [8] * 100), {"uploads_pkey"}, 250),
+    "batches of a job": (work.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
+    "claim a job": (work.CLAIM, (PENDING, *CLAIM), {"uploads_pkey"}, 500),
+    "renew leases": (work.RENEW, (PROCESSING, ZEROS, LEASE), {"uploads_pkey"}, 500),
+    "finish a job": (work.FINISH, (NOW, "a", PROCESSING, *ENDS), {"uploads_pkey"}, 250),
+    "release a job": (
+        work.RELEASE,
+        (NOW, "a", PROCESSING, ZEROS, [LEASE] * 100, ZEROS, NOTHING, [8] * 100),
+        {"uploads_pkey"},
+        250,
+    ),
+    "what of a retry is of the batch": (work.IN_BATCH, (PENDING, BIG), {"uploads_pkey"}, 250),
+    "retry what failed of a large batch": (
+        work.RETRY_ALL,
+        (BIG, NOW, 9),
+        {"idx_uploads_batch_status"},
+        250,
+    ),
+    "retry some of a large batch": (
+        work.RETRY_CHOSEN,
+        (PENDING, NOW, 9),
+        {"uploads_pkey"},
+        250,
+    ),
+    "history of an upload": (upload_attempts.LIST, (uid(2, 20_007), 0, 100), {"upload_attempts_pkey"}, 120),
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),
+    "what is due": (work.DUE, (1000,), {"idx_uploads_retry", "uploads_pkey"}, 10),
+    "whose worker is silent": (work.EXPIRED, (1000,), {"idx_uploads_lease", "uploads_pkey"}, 10),
     "nothing is forgotten": (
-        uploads.FORGOTTEN,
+        work.FORGOTTEN,
         (BEFORE_ALL, 1000),
         {"idx_uploads_queued", "uploads_pkey", "pgqueuer"},
         10,
     ),
-    "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
+    "much is forgotten": (work.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), {"objects_pkey", "idx_uploads_object_id"}, 3000),
     "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), {"objects_pkey", "idx_uploads_object_id"}, 20),

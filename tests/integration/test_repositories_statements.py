@@ -19,6 +19,7 @@ from app.repositories import batches, uploads
 
 VERBS: Final = r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b"
 FRAGMENTS: Final = {"app.repositories.batches.COLUMNS", "app.repositories.uploads.COLUMNS"}
+WORKERS_OWN: Final = {"queued_at", "lease_expires_at", "attempts_before", "retry_at", "last_error"}
 NO_SQL: Final = {"app.repositories.batches.CHANNEL"}
 
 
@@ -70,12 +71,12 @@ async def test_every_statement_prepares_on_the_migrated_schema(database_url: str
 
 async def test_mapped_statements_return_exactly_the_fields(database_url: str) -> None:
     columns = await returned_by(database_url)
-    for module, entity in ((batches, Batch), (uploads, Upload)):
+    for module, entity, at_least in ((batches, Batch, 3), (uploads, Upload, 4)):
         wanted = [field.name for field in fields(entity)]
         mapped = [name for name, sql in STATEMENTS.items() if module.COLUMNS in sql]
-        assert len(mapped) >= 3
+        assert len(mapped) >= at_least
         for name in mapped:
-            extra = ["status_before"] if name == "app.repositories.uploads.CLAIM" else []
+            extra = ["status_before", "counted"] if name == "app.repositories.work.CLAIM" else []
             assert columns[name] == extra + wanted, name
 
 
@@ -89,5 +90,5 @@ async def test_the_dataclass_has_each_column_that_is_not_the_workers_own(
         rows = await connection.fetch("SELECT column_name FROM information_schema.columns WHERE table_name = $1", table)
     finally:
         await connection.close()
-    found = {row["column_name"] for row in rows} - {"queued_at", "lease_expires_at"}
+    found = {row["column_name"] for row in rows} - WORKERS_OWN
     assert found == {field.name for field in fields(entity)}
