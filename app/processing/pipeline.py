@@ -165,6 +165,9 @@ class Pipeline:
             )
             changes = [(claim.upload.batch_id, _TAKEN[claim.status_before, claim.upload.status]) for claim in claimed]
             await uow.batches.save(self._advance(batches, changes))
+        if claimed:
+            batch_ids = [str(batch_id) for batch_id in batches]
+            self._log.debug("claimed", uploads=len(claimed), batch_ids=batch_ids)
         taken_over = [claim.upload for claim in claimed if claim.status_before is UploadStatus.PROCESSING]
         if taken_over:
             ids = [str(upload.id) for upload in taken_over]
