@@ -74,12 +74,14 @@ def install_sql() -> str:
     return QueryBuilderEnvironment(_SETTINGS).build_install_query()
 
 
-async def enqueue(connection: "Connection", upload_ids: Sequence[UUID], *, first: bool = False) -> None:
+async def enqueue(
+    connection: "Connection", upload_ids: Sequence[UUID], *, first: bool = False, job_uploads: int = JOB_UPLOADS
+) -> None:
     """Add jobs in the caller's transaction: they exist exactly if it commits, and wake a worker when it does.
 
-    They are taken in the order they came; `first` goes before all that are not.
+    They are taken in the order they came; `first` goes before all that are not. A job carries up to `job_uploads`.
     """
-    slices = [upload_ids[start : start + JOB_UPLOADS] for start in range(0, len(upload_ids), JOB_UPLOADS)]
+    slices = [upload_ids[start : start + job_uploads] for start in range(0, len(upload_ids), job_uploads)]
     payloads: list[bytes | None] = [json.dumps([str(upload_id) for upload_id in part]).encode() for part in slices]
     if payloads:
         await _queries(connection).enqueue([_ENTRYPOINT] * len(payloads), payloads, [int(first)] * len(payloads))

@@ -119,8 +119,8 @@ class Pipeline:
 
     async def run(self) -> None:
         """Commit what has ended, and keep the leases of what has not, until `close` is through."""
-        renewing = asyncio.create_task(self._renew_leases())
-        try:
+        async with asyncio.TaskGroup() as both:
+            renewing = both.create_task(self._renew_leases())
             while not self._stopped.is_set():
                 await self._wake.wait()
                 self._wake.clear()
@@ -129,9 +129,7 @@ class Pipeline:
                     group = self._ends[:GROUP_UPLOADS]
                     del self._ends[:GROUP_UPLOADS]
                     await self._commit(group)
-        finally:
             renewing.cancel()
-            await asyncio.wait([renewing])
 
     async def close(self, seconds: float) -> None:
         """Wait so long for what was begun, then give the rest back at once, and end `run`."""

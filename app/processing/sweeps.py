@@ -22,6 +22,8 @@ _CHUNK: Final = 1000
 _NIL: Final = UUID(int=0)
 REQUEUE_SECONDS: Final = 1.0
 """How often uploads that need a job are looked for: their wait is over, their worker is silent, their job was lost."""
+_SUSPECT_ATTEMPTS: Final = 2
+"""An upload that was in the hands of so many silent workers may be why: from then on it has a job to itself."""
 TRIM_SECONDS: Final = 600.0
 """How often the queue's own log is trimmed."""
 
@@ -57,7 +59,10 @@ class Sweeper:
                 expired = await uow.work.take_expired(limit=_CHUNK)
                 due = await uow.work.take_due(limit=_CHUNK)
                 forgotten = await uow.work.take_forgotten(queued_before=begun, limit=_CHUNK)
-                await queue.enqueue(uow.connection, expired, first=True)
+                once = [upload_id for upload_id, counted in expired if counted < _SUSPECT_ATTEMPTS]
+                suspects = [upload_id for upload_id, counted in expired if counted >= _SUSPECT_ATTEMPTS]
+                await queue.enqueue(uow.connection, once, first=True)
+                await queue.enqueue(uow.connection, suspects, first=True, job_uploads=1)
                 await queue.enqueue(uow.connection, due + forgotten)
             requeued += len(expired) + len(due) + len(forgotten)
             if expired or due or forgotten:

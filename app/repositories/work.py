@@ -175,7 +175,7 @@ EXPIRED: Final[LiteralString] = """
         FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE uploads u SET queued_at = now() FROM expired e WHERE u.id = e.id
-    RETURNING u.id
+    RETURNING u.id, u.attempts - u.attempts_before AS counted
 """
 """Each is found once: from then on it was queued behind the end of its lease. If that job is lost, it is forgotten."""
 
@@ -354,9 +354,12 @@ class Work:
         """Return uploads whose wait for another attempt is over, to be enqueued in this transaction."""
         return [row["id"] for row in await self._connection.fetch(DUE, limit)]
 
-    async def take_expired(self, *, limit: int) -> list[UUID]:
-        """Return uploads whose worker went silent, each once, to be enqueued in this transaction."""
-        return [row["id"] for row in await self._connection.fetch(EXPIRED, limit)]
+    async def take_expired(self, *, limit: int) -> list[tuple[UUID, int]]:
+        """Return uploads whose worker went silent, each once, to be enqueued in this transaction.
+
+        With each, how many attempts count against it.
+        """
+        return [(row["id"], row["counted"]) for row in await self._connection.fetch(EXPIRED, limit)]
 
 
 def _versions(versions: Mapping[UUID, int], uploads: Sequence[Upload]) -> list[int | None]:

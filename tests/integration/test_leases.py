@@ -1,6 +1,7 @@
 """Leases: kept while work goes on, given up at once when they are lost, and nothing is written without one."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -182,6 +183,21 @@ async def test_what_a_silent_worker_held_is_enqueued_once_and_before_all_that_wa
     jobs = await services.rows("SELECT payload FROM boatload_queue.pgqueuer ORDER BY priority DESC, id")
     assert str(uploads[0].id) in jobs[0]["payload"].decode()
     assert len(jobs) == 2
+
+
+async def test_what_may_be_why_workers_fall_silent_has_a_job_to_itself(services: Services) -> None:
+    uploads = await services.add(await services.open(), *[b"x"] * 6)
+    await services.rows(TRUNCATE)
+    async with services.database.transaction() as connection:
+        await connection.execute(
+            "UPDATE uploads SET status = 'processing', attempts = CASE WHEN id = ANY($1) THEN 2 ELSE 1 END,"
+            " lease_expires_at = now()",
+            [upload.id for upload in uploads[:2]],
+        )
+        await connection.execute("UPDATE upload_batches SET pending_uploads = 0, processing_uploads = 6")
+    assert await services.sweeper.requeue() == 6
+    jobs = [len(json.loads(row["payload"])) for row in await services.rows("SELECT * FROM boatload_queue.pgqueuer")]
+    assert sorted(jobs) == [1, 1, 4]
 
 
 async def test_when_it_is_told_to_stop_what_was_begun_ends_and_the_rest_is_given_back(
