@@ -2,7 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Coroutine
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +16,7 @@ from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.ids import new_id, utc_now
 from app.domain.limits import ImageLimits, Limits
+from app.domain.retry import RetryPolicy
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
@@ -35,8 +38,8 @@ from app.settings import Settings
 from app.storage.base import Store
 from app.storage.local import LocalStore
 from app.storage.pack import PackWriter
+from app.webhooks import policy as webhook_policy
 from app.webhooks.deliverer import Deliverer
-from app.webhooks.policy import RetryPolicy
 from app.webhooks.sender import Resolver, Sender, trusted
 from app.webhooks.service import WebhookService
 
@@ -107,7 +110,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         stack.callback(group.stop)
         background = [committing]
         if settings.worker:
-            background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
+            background += _start_worker(stack, settings, dsn, database=database, store=store, give_way=group.lull)
 
         reader = BatchReader(database)
         feed = Feed(database, reader, heartbeat_seconds=settings.heartbeat_seconds)
@@ -171,10 +174,35 @@ def _cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@asynccontextmanager
+async def working(settings: Settings, dsn: str) -> AsyncIterator["tuple[asyncio.Task[None], ...]"]:
+    """Start the worker side alone on a migrated database; lend its loops, which end only by dying or on the way out.
+
+    Raises DatabaseUnavailableError or StorageUnavailableError where it cannot start.
+    """
+    store = LocalStore(settings.objects_dir)
+    await asyncio.to_thread(store.prepare)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(dsn, size=settings.database_pool_size)
+        stack.push_async_callback(database.close)
+        yield tuple(_start_worker(stack, settings, dsn, database=database, store=store, give_way=_nobody_sends))
+
+
+def worker_name() -> str:
+    """Return what this process is called where it works: host and process id."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 def _start_worker(
-    stack: AsyncExitStack, settings: Settings, dsn: str, *, database: Database, store: Store, group: GroupCommit
+    stack: AsyncExitStack,
+    settings: Settings,
+    dsn: str,
+    *,
+    database: Database,
+    store: Store,
+    give_way: Callable[[], Awaitable[None]],
 ) -> "list[asyncio.Task[None]]":
-    lease = timedelta(seconds=settings.lease_seconds)
+    """Start the worker side; `stack` ends it: no job is begun any more, what was begun ends or is given back."""
     sandbox = Sandbox(
         orders_of(settings),
         processes=settings.processor_processes or _cpus(),
@@ -187,22 +215,30 @@ def _start_worker(
         database,
         sandbox,
         thumbnails,
-        lease=lease,
-        max_attempts=settings.max_attempts,
+        lease=timedelta(seconds=settings.lease_seconds),
+        retry=RetryPolicy(
+            max_attempts=settings.max_attempts,
+            first=timedelta(seconds=settings.retry_first_seconds),
+            longest=timedelta(seconds=settings.retry_longest_seconds),
+        ),
         clock=utc_now,
-        give_way=group.lull,
+        chance=random.random,
+        worker=worker_name(),
+        give_way=give_way,
     )
     min_age = timedelta(seconds=settings.sweep_interval_seconds)
     sweeper = Sweeper(database, store, min_age=min_age, clock=utc_now)
     webhooks = _deliverer(stack, settings, database)
     stop = asyncio.Event()
     tasks = [
+        _start("pipeline", pipeline.run()),
         _start("worker", queue.consume(dsn, pipeline.process, stop)),
         _start("sweeper", sweeper.run(interval_seconds=settings.sweep_interval_seconds, stop=stop)),
         _start("webhooks", webhooks.run(sweep_seconds=settings.sweep_interval_seconds, stop=stop)),
     ]
     for task in tasks:
         stack.push_async_callback(_ended, task)
+    stack.push_async_callback(pipeline.close, settings.shutdown_seconds)
     stack.callback(stop.set)
     return tasks
 
@@ -216,8 +252,12 @@ def _deliverer(stack: AsyncExitStack, settings: Settings, database: Database) ->
         allow_private=settings.webhook_allow_private,
         tls=trusted(),
     )
-    policy = RetryPolicy(timedelta(seconds=settings.webhook_retry_seconds))
+    policy = webhook_policy.RetryPolicy(timedelta(seconds=settings.webhook_retry_seconds))
     return Deliverer(database, sender, policy, keep=timedelta(seconds=settings.webhook_keep_seconds), clock=utc_now)
+
+
+async def _nobody_sends() -> None:
+    """Give way to nobody: no files are received in this process."""
 
 
 def _start(name: str, work: Coroutine[None, None, None]) -> "asyncio.Task[None]":

@@ -1,5 +1,6 @@
 """The commands."""
 
+import asyncio
 import ctypes
 import gc
 import ipaddress
@@ -14,16 +15,11 @@ from typing import Annotated, Final, Literal, Never
 
 import structlog
 import typer
-import uvicorn
-from uvicorn.config import STARTUP_FAILURE
 
 from app import logs
-from app.api.connection import BodyBeforeEnd, HalfOpenProtocol
-from app.api.server import Server
-from app.bootstrap import check_processors
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
-from app.main import create_app, end_waiting
+from app.domain.errors import BoatloadError
 from app.processing.registry import ProcessorsError
 from app.settings import MIB, Settings, SettingsError, load_settings
 
@@ -55,24 +51,26 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     data_dir: DataDir = None,
-    worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Process files here.")] = None,
+    with_worker: Annotated[bool | None, typer.Option("--worker/--no-worker", help="Process files here.")] = None,
 ) -> None:
     """Serve the API, the documentation at /docs, and (unless told otherwise) process what comes in."""
-    settings = _settings(host=host, port=port, data_dir=data_dir, worker=worker)
+    settings = _settings(host=host, port=port, data_dir=data_dir, worker=with_worker)
     if not settings.allow_anonymous and not _is_loopback(settings.host):
         _fail(
             f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
             "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
         )
-    try:
-        check_processors(settings)
-    except ProcessorsError as error:
-        _fail(str(error))
+    import uvicorn  # noqa: PLC0415 - a worker needs no web framework, and starts in half the time without
+    from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415 - the same
+
+    from app.api.connection import BodyBeforeEnd, HalfOpenProtocol  # noqa: PLC0415 - the same
+    from app.api.server import Server  # noqa: PLC0415 - the same
+    from app.main import create_app, end_waiting  # noqa: PLC0415 - the same
+
+    _check_processors(settings)
     with _database(settings, own=True) as dsn:
         if settings.database_url:
-            pending = migrate.status(dsn).pending
-            if pending:
-                _fail(f"The database lacks {', '.join(pending)}. Run 'boatload migrate up' first.")
+            _check_schema(dsn)
         else:
             migrate.upgrade(dsn)
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
@@ -100,8 +98,30 @@ def serve(
 
 
 @cli.command()
+def worker(*, data_dir: DataDir = None) -> None:
+    """Process what comes in, beside any number of other workers, and serve nothing.
+
+    Uses the database and the store that are configured, or those of the `boatload serve` on the same data directory.
+    """
+    settings = _settings(data_dir=data_dir)
+    from app.worker import work  # noqa: PLC0415 - `migrate` needs none of it
+
+    _check_processors(settings)
+    try:
+        dsn = settings.database_url or attach(settings.data_dir)
+        _check_schema(dsn)
+        well = asyncio.run(work(settings, dsn))
+    except (EmbeddedError, migrate.MigrationError, BoatloadError) as error:
+        _fail(str(error))
+    if not well:
+        _fail("A loop has died, the log says why. Start it again.")
+
+
+@cli.command()
 def openapi() -> None:
     """Print the OpenAPI document."""
+    from app.main import create_app  # noqa: PLC0415 - a worker needs no web framework
+
     sys.stdout.write(json.dumps(create_app(_settings(), "").openapi(), indent=2) + "\n")
 
 
@@ -171,6 +191,22 @@ def _embedded(settings: Settings, stack: ExitStack, *, own: bool) -> str:
         with suppress(EmbeddedError):
             return attach(settings.data_dir)
     return stack.enter_context(EmbeddedPostgres(settings.data_dir, settings.postgres_version)).dsn
+
+
+def _check_processors(settings: Settings) -> None:
+    from app.bootstrap import check_processors  # noqa: PLC0415 - `migrate` needs none of it
+
+    try:
+        check_processors(settings)
+    except ProcessorsError as error:
+        _fail(str(error))
+
+
+def _check_schema(dsn: str) -> None:
+    """Refuse a database that lacks a revision. Raises MigrationError."""
+    pending = migrate.status(dsn).pending
+    if pending:
+        _fail(f"The database lacks {', '.join(pending)}. Run 'boatload migrate up' first.")
 
 
 def _settings(**flags: object) -> Settings:

@@ -90,8 +90,14 @@ class Settings(BaseSettings):
     ] = 32 * MIB
     lease_seconds: Annotated[
         float, Field(ge=1, le=3600, description="How long a silent worker keeps the uploads it took.")
-    ] = 15
+    ] = 10
     max_attempts: Annotated[int, Field(ge=1, le=100, description="Tries at one upload before it is failed.")] = 5
+    retry_first_seconds: Annotated[
+        float, Field(ge=0, le=3600, description="Longest wait behind the first try; it doubles with each further one.")
+    ] = 2
+    retry_longest_seconds: Annotated[float, Field(ge=0, le=DAY, description="No wait between two tries is longer.")] = (
+        300
+    )
     processors: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -126,7 +132,9 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[
         float, Field(ge=0.1, le=300, description="How often an event stream shows that it lives while nothing happens.")
     ] = 15
-    shutdown_seconds: Annotated[int, Field(ge=0, description="How long open requests may go on after SIGTERM.")] = 20
+    shutdown_seconds: Annotated[
+        int, Field(ge=0, description="How long open requests, and then work that was begun, may go on after SIGTERM.")
+    ] = 20
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")] = (
         "info"
     )

@@ -47,6 +47,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.ProcessorFailedError: (422, "Processing failed"),
     errors.ImageTooLargeError: (422, "Image too large"),
     errors.ImageUnreadableError: (422, "Image unreadable"),
+    errors.WorkerLostError: (500, "Worker lost"),
     errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.InvalidWebhookUrlError: (422, "Invalid webhook URL"),
     errors.WebhookLimitError: (409, "Too many webhooks"),

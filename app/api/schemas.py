@@ -14,6 +14,7 @@ from pydantic_core import to_json
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
 from app.domain.batch import BatchStatus
+from app.domain.upload import Attempt as DomainAttempt
 from app.domain.upload import Upload as DomainUpload
 from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
@@ -63,6 +64,16 @@ class NewBatch(BaseModel):
         list[str] | None,
         AfterValidator(_once_each),
         Field(max_length=100, description="What looks into its files, in this order; else what the service is set to."),
+    ] = None
+
+
+class Retry(BaseModel):
+    """Which of the failed uploads are to be processed again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    upload_ids: Annotated[
+        list[UUID] | None, Field(max_length=10_000, description="Uploads of the batch; without it, all that failed.")
     ] = None
 
 
@@ -172,6 +183,23 @@ class UploadPage:
 
 
 @dataclass(slots=True)
+class Attempt:
+    """One attempt at an upload that ended in an error."""
+
+    attempt: Annotated[int, Field(description="Its number, from 1.")]
+    ended_at: datetime
+    error: Problem
+
+
+@dataclass(slots=True)
+class AttemptPage:
+    """Attempts at an upload, in their order."""
+
+    items: list[Attempt]
+    next_cursor: Annotated[str | None, Field(description="For the next page; also in the Link header.")]
+
+
+@dataclass(slots=True)
 class Health:
     """How the service is."""
 
@@ -182,6 +210,7 @@ BATCH: Final = TypeAdapter(Batch)
 UPLOAD: Final = TypeAdapter(Upload)
 BATCH_PAGE: Final = TypeAdapter(BatchPage)
 UPLOAD_PAGE: Final = TypeAdapter(UploadPage)
+ATTEMPT_PAGE: Final = TypeAdapter(AttemptPage)
 _RESULTS: Final = TypeAdapter(list[Result])
 
 
@@ -247,6 +276,11 @@ def upload_out(upload: DomainUpload) -> Upload:
         content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id else None,
         thumbnail_url=f"/v1/uploads/{upload.id}/thumbnail" if upload.thumbnail_object_id else None,
     )
+
+
+def attempt_out(attempt: DomainAttempt) -> Attempt:
+    """Return an attempt as clients see it: which machine had it is nothing of theirs."""
+    return Attempt(attempt.number, attempt.ended_at, describe(attempt.error.code, attempt.error.detail))
 
 
 def result_out(index: int, upload: DomainUpload) -> Result:

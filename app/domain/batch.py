@@ -238,6 +238,23 @@ def progress_percentage(batch: Batch) -> float:
     return 10_000 * batch.processed_uploads // total / 100 if total else 0.0
 
 
+def check_retry(batch: Batch) -> None:
+    """Raise BatchClosedError where nothing of the batch may be tried again: it was cancelled."""
+    if batch.status is BatchStatus.CANCELLED:
+        raise BatchClosedError("The batch is cancelled; nothing in it is tried again.", batch_status=batch.status)
+
+
+def retry(batch: Batch, count: int, *, now: datetime) -> Batch:
+    """Return the batch with `count` > 0 failed uploads pending again; a finished one goes back to `processing`.
+
+    What was sealed stays sealed. Raises BatchClosedError where it was cancelled.
+    """
+    check_retry(batch)
+    if batch.status in FINAL_BATCH:
+        batch = replace(batch, status=BatchStatus.PROCESSING, completed_at=None, error_message=None)
+    return advance(batch, Tally(failed=-count, pending=count), now=now)
+
+
 def _settle(batch: Batch, now: datetime) -> Batch:
     """Return the batch in the state that its counts and its seal call for."""
     if batch.status in FINAL_BATCH:

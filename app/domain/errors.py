@@ -187,8 +187,17 @@ class ImageUnreadableError(BoatloadError):
     code = "image-unreadable"
 
 
+class WorkerLostError(BoatloadError):
+    """Whoever had begun with the upload went silent before its attempt came to an end."""
+
+    code = "worker-lost"
+
+    def __init__(self) -> None:
+        super().__init__("The worker that had begun with it went silent.")
+
+
 class AttemptsExhaustedError(BoatloadError):
-    """The upload was tried as often as allowed and never came to an end."""
+    """The upload was tried as often as allowed, and no attempt came to an end that says why."""
 
     code = "attempts-exhausted"
 

@@ -64,7 +64,7 @@ class Upload(NamedTuple):
     width: int | None
     height: int | None
     attempts: int
-    """How often processing was begun."""
+    """How often processing was begun, ever; never falls."""
     error: Refusal | None
     """Set exactly while `failed`."""
     metadata: Mapping[str, object]
@@ -90,3 +90,15 @@ class Placed:
     object_id: UUID
     offset: int
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt that ended in an error, as the history of an upload keeps it."""
+
+    number: int
+    """From 1 on, as `attempts` counts."""
+    ended_at: datetime
+    error: Refusal
+    worker: str | None
+    """Host and process that had it; None where it went silent."""

@@ -1,4 +1,4 @@
-"""What an owner does with batches: open, read, list, seal, cancel, delete."""
+"""What an owner does with batches: open, read, list, seal, cancel, retry, delete."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -6,11 +6,23 @@ from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
-from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, new_batch
+from app.domain.batch import (
+    FINAL_BATCH,
+    Batch,
+    BatchStatus,
+    Tally,
+    admit,
+    advance,
+    cancel,
+    check_retry,
+    new_batch,
+    retry,
+)
 from app.domain.errors import BatchClosedError, NotFoundError, UnknownProcessorError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.webhook_url import parse_webhook_url
+from app.jobs import queue
 from app.repositories.unit_of_work import reading, unit_of_work
 
 
@@ -122,6 +134,28 @@ class BatchService:
             batch = cancel(batch, unfinished, now=now)
             await uow.uploads.cancel_all(batch.id, version=batch.version, now=now)
             await uow.batches.save([batch])
+        return batch
+
+    async def retry(self, owner: UUID, batch_id: UUID, upload_ids: Sequence[UUID] | None) -> Batch:
+        """Process again what failed with its bytes stored: these uploads, or all. Others of the batch stay as they are.
+
+        A finished batch goes back to `processing`; where there is nothing to process it stays as it is. Raises
+        NotFoundError also where an id is not of this batch, BatchClosedError where the batch was cancelled.
+        """
+        async with unit_of_work(self._database) as uow:
+            batch = await uow.batches.lock_owned(batch_id, owner)
+            if batch is None:
+                raise NotFoundError
+            chosen = None if upload_ids is None else sorted(set(upload_ids))
+            if chosen and await uow.work.count_in_batch(chosen, batch_id) < len(chosen):
+                raise NotFoundError
+            check_retry(batch)
+            now = self._clock()
+            retried = await uow.work.retry(batch_id, chosen, version=batch.version + 1, now=now)
+            if retried:
+                batch = retry(batch, len(retried), now=now)
+                await uow.batches.save([batch])
+                await queue.enqueue(uow.connection, retried)
         return batch
 
     async def delete(self, owner: UUID, batch_id: UUID, *, with_uploads: bool) -> None:

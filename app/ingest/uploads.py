@@ -10,7 +10,7 @@ from app.db.pool import Database
 from app.domain.batch import advance, tally
 from app.domain.errors import ContentUnavailableError, NotFoundError, NoThumbnailError
 from app.domain.ids import Clock
-from app.domain.upload import Upload, UploadStatus
+from app.domain.upload import Attempt, Upload, UploadStatus
 from app.repositories.unit_of_work import reading, unit_of_work
 from app.storage.base import ObjectReader, Store
 
@@ -72,6 +72,13 @@ class UploadService:
         if upload is None:
             raise NotFoundError
         return upload
+
+    async def list_attempts(self, owner: UUID, upload_id: UUID, *, after: int, limit: int) -> list[Attempt]:
+        """Return those attempts at an upload that ended in an error, in their order, from behind number `after` on."""
+        async with reading(self._database) as uow:
+            if await uow.uploads.find(upload_id, owner) is None:
+                raise NotFoundError
+            return await uow.attempts.list_page(upload_id, after=after, limit=limit)
 
     async def list_page(
         self, owner: UUID, batch_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int

@@ -20,8 +20,12 @@ log: Final = structlog.get_logger("boatload.sweep")
 
 _CHUNK: Final = 1000
 _NIL: Final = UUID(int=0)
-REQUEUE_SECONDS: Final = 3.0
-"""How often uploads without a job are looked for."""
+REQUEUE_SECONDS: Final = 1.0
+"""How often uploads that need a job are looked for: their wait is over, their worker is silent, their job was lost."""
+_SUSPECT_ATTEMPTS: Final = 2
+"""An upload that was in the hands of so many silent workers may be why: from then on it has a job to itself."""
+TRIM_SECONDS: Final = 600.0
+"""How often the queue's own log is trimmed."""
 
 
 class Sweeper:
@@ -36,24 +40,46 @@ class Sweeper:
     async def run(self, *, interval_seconds: float, stop: asyncio.Event) -> None:
         """Sweep until `stop` is set; a sweep that fails is logged, and the next one tries again."""
         await asyncio.gather(
-            _again_and_again(self.requeue_forgotten, min(REQUEUE_SECONDS, interval_seconds), stop),
+            _again_and_again(self.requeue, min(REQUEUE_SECONDS, interval_seconds), stop),
+            _again_and_again(self.trim_queue_log, TRIM_SECONDS, stop),
             _again_and_again(self.remove_abandoned, interval_seconds, stop),
         )
 
-    async def requeue_forgotten(self) -> int:
-        """Enqueue uploads that are to be processed and have no job, and return how many."""
+    async def requeue(self) -> int:
+        """Enqueue uploads that are to be processed and have no job, and return how many.
+
+        While another sweeper is at it, none.
+        """
         requeued = 0
         begun = self._clock()  # what comes back while this goes on is for the next time
         while True:
             async with unit_of_work(self._database) as uow:
-                upload_ids = await uow.uploads.take_forgotten(queued_before=begun, limit=_CHUNK)
-                await queue.enqueue(uow.connection, upload_ids)
-            requeued += len(upload_ids)
-            if len(upload_ids) < _CHUNK:
+                if not await uow.work.sweep_alone():
+                    break
+                expired = await uow.work.take_expired(limit=_CHUNK)
+                due = await uow.work.take_due(limit=_CHUNK)
+                forgotten = await uow.work.take_forgotten(queued_before=begun, limit=_CHUNK)
+                once = [upload_id for upload_id, counted in expired if counted < _SUSPECT_ATTEMPTS]
+                suspects = [upload_id for upload_id, counted in expired if counted >= _SUSPECT_ATTEMPTS]
+                await queue.enqueue(uow.connection, once, first=True)
+                await queue.enqueue(uow.connection, suspects, first=True, job_uploads=1)
+                await queue.enqueue(uow.connection, due + forgotten)
+            requeued += len(expired) + len(due) + len(forgotten)
+            if expired or due or forgotten:
+                log.info("enqueued again", silent=len(expired), due=len(due), forgotten=len(forgotten))
+            if max(len(expired), len(due), len(forgotten)) < _CHUNK:
                 break
-        if requeued:
-            log.info("enqueued again", uploads=requeued)
         return requeued
+
+    async def trim_queue_log(self) -> int:
+        """Remove what the queue noted long ago, and return how many rows that was."""
+        trimmed = 0
+        while True:
+            async with reading(self._database) as uow:
+                removed = await queue.trim_log(uow.connection)
+            trimmed += removed
+            if not removed:
+                return trimmed
 
     async def remove_abandoned(self) -> int:
         """Remove objects that no upload refers to, and return how many.

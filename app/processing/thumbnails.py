@@ -1,7 +1,7 @@
 """Thumbnails on their way into the store: small files, in packs of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final, ParamSpec, TypeVar
 from uuid import UUID
@@ -61,6 +61,14 @@ class Thumbnails:
     def _roll_if_idle(self) -> None:
         if not self._turn.locked():
             self._pack.roll_if_idle()
+
+
+def ends_of(places: Iterable[Placed]) -> list[tuple[UUID, int]]:
+    """Return each pack, and how far it is durable."""
+    ends: dict[UUID, int] = {}
+    for place in places:
+        ends[place.object_id] = max(place.offset + place.size_bytes, ends.get(place.object_id, 0))
+    return list(ends.items())
 
 
 async def _to_its_end(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from app.repositories.batches import Batches
 from app.repositories.objects import Objects
 from app.repositories.service_keys import ServiceKeys
+from app.repositories.upload_attempts import UploadAttempts
 from app.repositories.uploads import Uploads
 from app.repositories.webhook_deliveries import WebhookDeliveries
 from app.repositories.webhook_endpoints import WebhookEndpoints
 from app.repositories.webhook_secrets import WebhookSecrets
+from app.repositories.work import Work
 
 if TYPE_CHECKING:
     from app.db.pool import Connection, Database
@@ -27,6 +29,8 @@ class UnitOfWork:
     connection: "Connection"
     batches: Batches
     uploads: Uploads
+    work: Work
+    attempts: UploadAttempts
     objects: Objects
     service_keys: ServiceKeys
     webhook_endpoints: WebhookEndpoints
@@ -39,6 +43,8 @@ def _bind(connection: "Connection") -> UnitOfWork:
         connection=connection,
         batches=Batches(connection),
         uploads=Uploads(connection),
+        work=Work(connection),
+        attempts=UploadAttempts(connection),
         objects=Objects(connection),
         service_keys=ServiceKeys(connection),
         webhook_endpoints=WebhookEndpoints(connection),

@@ -1,13 +1,12 @@
-"""`uploads`: inserted, claimed, finished and cancelled as sets, always behind the lock of their batch."""
+"""`uploads`: inserted, read, cancelled and deleted, always behind the lock of their batch. What workers do: work.py."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Final, LiteralString, TypeAlias
 from uuid import UUID
 
-from app.domain.upload import Placed, Refusal, Upload, UploadStatus
+from app.domain.upload import Refusal, Upload, UploadStatus
 
 if TYPE_CHECKING:
     import asyncpg
@@ -81,111 +80,16 @@ LIST_CHANGED: Final[LiteralString] = (
     ORDER BY u.batch_version, u.id"""
 )
 
-BATCHES_OF: Final[LiteralString] = """
-    SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
-"""
-
-CLAIM: Final[LiteralString] = (
-    """
-    WITH chosen AS (
-        SELECT id, batch_id, status AS status_before FROM uploads
-        WHERE id = ANY($1::uuid[])
-          AND (status = 'pending' OR (status = 'processing' AND lease_expires_at < now()))
-        FOR UPDATE
-    )
-    UPDATE uploads u SET
-        status = 'processing', attempts = u.attempts + 1, lease_expires_at = now() + $2, updated_at = $3,
-        batch_version = coalesce(v.version, u.batch_version + 1)
-    FROM chosen c
-    LEFT JOIN unnest($4::uuid[], $5::bigint[]) AS v (batch_id, version) ON v.batch_id = c.batch_id
-    WHERE u.id = c.id
-    RETURNING c.status_before, """
-    + COLUMNS
-)
-
-FINISH: Final[LiteralString] = """
-    UPDATE uploads u SET
-        status = r.status, detected_type = r.detected_type, error = r.error, lease_expires_at = NULL,
-        width = r.width, height = r.height, metadata = u.metadata || r.metadata,
-        thumbnail_object_id = r.thumbnail_object_id, thumbnail_offset = r.thumbnail_offset,
-        thumbnail_bytes = r.thumbnail_bytes,
-        completed_at = $1, updated_at = $1, batch_version = coalesce(r.version, u.batch_version + 1)
-    FROM unnest(
-        $2::uuid[], $3::int[], $4::text[], $5::text[], $6::jsonb[], $7::bigint[], $8::int[], $9::int[], $10::jsonb[],
-        $11::uuid[], $12::bigint[], $13::int[]
-    ) AS r (
-        id, attempt, status, detected_type, error, version, width, height, metadata, thumbnail_object_id,
-        thumbnail_offset, thumbnail_bytes
-    )
-    WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
-    RETURNING u.id, u.batch_id, u.status
-"""
-"""`lease_expires_at IS NOT NULL` is `processing`, said so that no planner reads all that is being processed for it."""
-
-RELEASE: Final[LiteralString] = """
-    UPDATE uploads u SET
-        status = 'pending', attempts = u.attempts - 1, lease_expires_at = NULL, updated_at = $1,
-        batch_version = coalesce(r.version, u.batch_version + 1)
-    FROM unnest($2::uuid[], $3::int[], $4::bigint[]) AS r (id, attempt, version)
-    WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
-    RETURNING u.batch_id
-"""
-
 CANCEL: Final[LiteralString] = """
     UPDATE uploads SET
-        status = 'cancelled', lease_expires_at = NULL, completed_at = $2, updated_at = $2, batch_version = $3
+        status = 'cancelled', lease_expires_at = NULL, retry_at = NULL, last_error = NULL, completed_at = $2,
+        updated_at = $2, batch_version = $3
     WHERE batch_id = $1 AND status IN ('receiving', 'pending', 'processing')
 """
 
 DELETE: Final[LiteralString] = "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id = $2 RETURNING " + COLUMNS
 
 DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
-
-FORGOTTEN: Final[LiteralString] = """
-    WITH forgotten AS (
-        SELECT id FROM uploads
-        WHERE status IN ('pending', 'processing') AND object_id IS NOT NULL
-          AND (status = 'pending' OR lease_expires_at < now())
-          AND queued_at < (SELECT least($1, coalesce(min(created), now())) FROM boatload_queue.pgqueuer)
-        ORDER BY queued_at
-        LIMIT $2
-        FOR NO KEY UPDATE SKIP LOCKED
-    )
-    UPDATE uploads u SET queued_at = now() FROM forgotten f WHERE u.id = f.id
-    RETURNING u.id
-"""
-"""One statement, one snapshot: an upload that is seen to be waiting, and whose job exists, has its job seen as well.
-
-Jobs are taken in the order they came, so an upload that was queued before the oldest of them has no job any more.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """An upload that this worker may process until its lease ends; `upload.attempts` is the fence."""
-
-    upload: Upload
-    status_before: UploadStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How an attempt at an upload ended: `error` is None exactly for `completed`."""
-
-    upload: Upload
-    """As it was claimed; its `attempts` is the number of the attempt."""
-    detected_type: str | None
-    error: Refusal | None
-    width: int | None = None
-    height: int | None = None
-    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
-    """Merged into what the upload has."""
-    thumbnail: Placed | None = None
-
-    @property
-    def status(self) -> UploadStatus:
-        """The final state."""
-        return UploadStatus.COMPLETED if self.error is None else UploadStatus.FAILED
 
 
 class Uploads:
@@ -219,14 +123,14 @@ class Uploads:
             [upload.received_bytes for upload in uploads],
             [upload.content_type for upload in uploads],
             [upload.sha256 for upload in uploads],
-            [_error_json(upload.error) for upload in uploads],
+            [error_json(upload.error) for upload in uploads],
             [upload.object_offset for upload in uploads],
         )
 
     async def find(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Return the owner's upload, or None where there is none of theirs."""
         row = await self._connection.fetchrow(FIND, upload_id, user_id)
-        return _upload(row) if row else None
+        return upload_of(row) if row else None
 
     async def list_page(
         self, batch_id: UUID, user_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int
@@ -236,7 +140,7 @@ class Uploads:
             rows = await self._connection.fetch(LIST, batch_id, user_id, after, limit)
         else:
             rows = await self._connection.fetch(LIST_BY_STATUS, batch_id, user_id, after, limit, status)
-        return [_upload(row) for row in rows]
+        return [upload_of(row) for row in rows]
 
     async def list_changed(
         self, batch_id: UUID, user_id: UUID, *, after: tuple[int, UUID], until: int, limit: int
@@ -247,65 +151,7 @@ class Uploads:
         one, so a caller that goes on from the last row misses nothing.
         """
         rows = await self._connection.fetch(LIST_CHANGED, batch_id, user_id, *after, until, limit)
-        return [_upload(row) for row in rows]
-
-    async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:
-        """Return the batches, each once, that the uploads are in at this moment."""
-        return [row["batch_id"] for row in await self._connection.fetch(BATCHES_OF, list(upload_ids))]
-
-    async def claim(
-        self, upload_ids: Iterable[UUID], *, lease: timedelta, versions: Mapping[UUID, int], now: datetime
-    ) -> list[Claimed]:
-        """Take what is `pending`, or `processing` under a lease that ran out; each take counts as an attempt.
-
-        `versions` gives the coming version of each batch, all of which this transaction has locked.
-        """
-        rows = await self._connection.fetch(
-            CLAIM, list(upload_ids), lease, now, list(versions.keys()), list(versions.values())
-        )
-        return [Claimed(_upload(row), UploadStatus(row["status_before"])) for row in rows]
-
-    async def finish(
-        self, finished: Sequence[Finished], *, versions: Mapping[UUID, int], now: datetime
-    ) -> list[tuple[UUID | None, UploadStatus]]:
-        """End attempts; `versions` gives the coming version of each batch, all of which this transaction has locked.
-
-        An attempt that is no longer the current one (the lease was lost, the batch cancelled) changes nothing. Returns
-        batch and state of each upload that was changed.
-        """
-        rows = await self._connection.fetch(
-            FINISH,
-            now,
-            [end.upload.id for end in finished],
-            [end.upload.attempts for end in finished],
-            [end.status for end in finished],
-            [end.detected_type for end in finished],
-            [_error_json(end.error) for end in finished],
-            [versions.get(end.upload.batch_id) if end.upload.batch_id else None for end in finished],
-            [end.width for end in finished],
-            [end.height for end in finished],
-            [json.dumps(end.metadata) for end in finished],
-            [end.thumbnail.object_id if end.thumbnail else None for end in finished],
-            [end.thumbnail.offset if end.thumbnail else None for end in finished],
-            [end.thumbnail.size_bytes if end.thumbnail else None for end in finished],
-        )
-        return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
-
-    async def release(
-        self, uploads: Sequence[Upload], *, versions: Mapping[UUID, int], now: datetime
-    ) -> list[UUID | None]:
-        """Give claimed uploads back as if they had not been tried; the sweep enqueues them again.
-
-        `versions` as for `finish`. Returns the batch of each upload that was changed.
-        """
-        rows = await self._connection.fetch(
-            RELEASE,
-            now,
-            [upload.id for upload in uploads],
-            [upload.attempts for upload in uploads],
-            [versions.get(upload.batch_id) if upload.batch_id else None for upload in uploads],
-        )
-        return [row["batch_id"] for row in rows]
+        return [upload_of(row) for row in rows]
 
     async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
         """Cancel what is unfinished in a batch that this transaction has locked."""
@@ -314,20 +160,11 @@ class Uploads:
     async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""
         row = await self._connection.fetchrow(DELETE, upload_id, user_id)
-        return _upload(row) if row else None
+        return upload_of(row) if row else None
 
     async def delete_all(self, batch_id: UUID) -> None:
         """Delete every upload of a batch that this transaction has locked."""
         await self._connection.execute(DELETE_ALL, batch_id)
-
-    async def take_forgotten(self, *, queued_before: datetime, limit: int) -> list[UUID]:
-        """Return uploads that need a job and have none, to be enqueued in this transaction.
-
-        Those were queued before `queued_before` and before any job that still exists, and are `pending`, or
-        `processing` under a lease that ran out. They are marked as queued now. No counts move, so no batch is locked.
-        """
-        rows = await self._connection.fetch(FORGOTTEN, queued_before, limit)
-        return [row["id"] for row in rows]
 
 
 def _kind(upload: Upload) -> _Kind:
@@ -335,11 +172,12 @@ def _kind(upload: Upload) -> _Kind:
     return upload.user_id, upload.batch_id, upload.object_id or _NIL, upload.batch_version, upload.created_at
 
 
-def _error_json(error: Refusal | None) -> str | None:
+def error_json(error: Refusal | None) -> str | None:
+    """Return what the `error` columns hold."""
     return json.dumps({"code": error.code, "detail": error.detail}) if error else None
 
 
-def _upload(row: "asyncpg.Record") -> Upload:
+def upload_of(row: "asyncpg.Record") -> Upload:
     """Read the columns of COLUMNS; others that a statement adds are passed over."""
     error = json.loads(row["error"]) if row["error"] else None
     return Upload(

@@ -13,7 +13,7 @@ from typing import Final
 from alembic import op
 
 revision: Final = "processors"
-down_revision: Final = "job_queue"
+down_revision: Final = "worker_guards"
 
 COLUMNS: Final = """
 DO $$

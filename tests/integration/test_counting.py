@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,9 +17,9 @@ from app.domain.errors import BatchClosedError, DatabaseUnavailableError, NotFou
 from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.group import Submission
-from app.processing.outcome import Found, Outcome
-from app.processing.sandbox import Sandbox
-from tests.support.services import OWNER, WRONG_COUNTS, Services, nothing_chosen, orders_for, serving
+from app.processing.outcome import Outcome
+from tests.support.services import OWNER, WRONG_COUNTS, Services, serving
+from tests.support.workshops import final, found, out_of_reach, passing
 
 SNAPSHOTS: Final = 2000
 ACCOUNT: Final = """
@@ -33,23 +33,20 @@ EXPIRE: Final = """
 """
 
 
-class HastySandbox(Sandbox):
-    """Answers at once; some bytes are out of reach, and now and then the child is lost."""
+class HastyWorkshop:
+    """Answers at once; some bytes are out of reach, and now and then something breaks, for good or not."""
 
-    def __init__(self, folder: Path, chance: random.Random) -> None:
-        super().__init__(orders_for(folder), processes=1, choices=nothing_chosen)
+    def __init__(self, chance: random.Random) -> None:
         self.chance: random.Random | None = chance
 
-    async def process(self, uploads: Sequence[Upload]) -> AsyncGenerator[Outcome]:
-        await asyncio.sleep(0.002)
+    async def process(self, uploads: Sequence[Upload]) -> AsyncIterator[Outcome]:
         for upload in uploads:
-            dice = self.chance.random() if self.chance else 1
-            if dice < 0.1:
-                yield Outcome(upload, blameless=True)
-            elif dice < 0.15:
-                yield Outcome(upload, error=Refusal("processor-crashed", "Lost."), passing=True)
-            else:
-                yield Outcome(upload, Found("text/plain"))
+            await asyncio.sleep(0.0002)
+            chance = self.chance.random() if self.chance else 1
+            yield next(end for limit, end in ENDS if chance <= limit)(upload)
+
+
+ENDS: Final = ((0.1, out_of_reach), (0.2, passing), (0.25, final), (1, found))
 
 
 @dataclass
@@ -60,7 +57,7 @@ class World:
     batches: list[Batch] = field(default_factory=list)
     totals_when_cancelled: dict[UUID, int] = field(default_factory=dict)
     shrinks: set[UUID] = field(default_factory=set)
-    """Batches from which uploads were deleted, or that were."""
+    """Batches from which uploads were deleted, or that were; or in which what failed was retried."""
     snapshots: int = 0
 
     @property
@@ -132,6 +129,12 @@ async def delete_batch(services: Services, world: World) -> None:
     await services.batches.delete(OWNER, batch.id, with_uploads=world.chance.random() < 0.5)
 
 
+async def retry(services: Services, world: World) -> None:
+    batch = world.any_batch()
+    world.shrinks.add(batch.id)
+    await services.batches.retry(OWNER, batch.id, None)
+
+
 async def process(services: Services, _world: World) -> None:
     await services.pipeline.process([row["id"] for row in await services.rows(OPEN_UPLOADS)])
 
@@ -139,7 +142,7 @@ async def process(services: Services, _world: World) -> None:
 async def expire_and_requeue(services: Services, _world: World) -> None:
     await services.rows(EXPIRE)
     with suppress(DatabaseUnavailableError):  # a claim came between; the next sweep will find what is left
-        await services.sweeper.requeue_forgotten()
+        await services.sweeper.requeue()
 
 
 ACTS: Final[dict[Callable[[Services, World], Awaitable[None]], int]] = {
@@ -149,6 +152,7 @@ ACTS: Final[dict[Callable[[Services, World], Awaitable[None]], int]] = {
     open_batch: 6,
     seal: 4,
     cancel: 3,
+    retry: 3,
     delete_batch: 2,
     expire_and_requeue: 6,
 }
@@ -166,8 +170,8 @@ async def act(services: Services, world: World) -> None:
 async def test_counts_equal_rows_at_every_snapshot(database_url: str, tmp_path: Path) -> None:
     folder = tmp_path / "objects"
     world = World(random.Random(7))
-    sandbox = HastySandbox(folder, world.chance)
-    options = {"sandbox": sandbox, "lease": timedelta(seconds=1), "max_attempts": 2}
+    workshop = HastyWorkshop(world.chance)
+    options = {"sandbox": workshop, "lease": timedelta(seconds=1), "max_attempts": 2}
     async with serving(database_url, folder, **options) as one, serving(database_url, folder, **options) as two:
         for _ in range(8):
             await open_batch(one, world)
@@ -176,7 +180,7 @@ async def test_counts_equal_rows_at_every_snapshot(database_url: str, tmp_path: 
                 tasks.create_task(observe(database_url, world))
             for services in (one, two) * 5:
                 tasks.create_task(act(services, world))
-        sandbox.chance = None
+        workshop.chance = None
         while ids := [row["id"] for row in await one.rows(OPEN_UPLOADS)]:
             await one.rows(EXPIRE)
             await one.pipeline.process(ids)

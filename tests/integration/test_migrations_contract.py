@@ -78,6 +78,9 @@ UPLOADS: Final = {
 }
 LATER: Final = {
     "batch_version": BIG_ZERO,
+    "attempts_before": ZERO,
+    "retry_at": MOMENT,
+    "last_error": Column("jsonb", not_null=False),
     "thumbnail_object_id": Column("uuid", not_null=False),
     "thumbnail_offset": BIGINT,
     "thumbnail_bytes": Column("integer", not_null=False),
@@ -148,6 +151,8 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
         "idx_uploads_batch_version": "(batch_id, batch_version, id)",
         "idx_uploads_batch_order": "(batch_id, id)",
         "idx_uploads_batch_status": "(batch_id, status, id)",
+        "idx_uploads_retry": "(retry_at) WHERE (retry_at IS NOT NULL)",
+        "idx_uploads_lease": "(lease_expires_at) WHERE ((status)::text = 'processing'::text)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",
         "idx_uploads_thumbnail_object_id": "(thumbnail_object_id) WHERE (thumbnail_object_id IS NOT NULL)",
     }
@@ -177,7 +182,8 @@ def test_deleting_a_batch_leaves_its_uploads_without_one(database_url: str) -> N
 
 
 @pytest.mark.parametrize(
-    "revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue", "processors", "webhooks"]
+    "revision",
+    ["create_uploads", "add_batch_support", "batch_account", "job_queue", "worker_guards", "processors", "webhooks"],
 )
 def test_every_revision_may_run_twice(empty_database_url: str, revision: str) -> None:
     migrate.upgrade(empty_database_url, revision)

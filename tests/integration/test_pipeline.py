@@ -1,29 +1,18 @@
 """Processing: claimed as a set, fenced by attempt, finished once; whatever happens to the worker meanwhile."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from app.domain.batch import BatchStatus
-from app.domain.errors import DatabaseUnavailableError, NotFoundError
+from app.domain.errors import NotFoundError
 from app.domain.upload import Upload, UploadStatus
-from app.processing.outcome import Outcome
-from app.processing.sandbox import Sandbox
 from tests.support.files import png
-from tests.support.services import (
-    OWNER,
-    Services,
-    holding,
-    nothing_chosen,
-    orders_for,
-    pattern,
-    serving,
-    someone_waiting,
-)
+from tests.support.services import OWNER, Services, holding, pattern, serving, someone_waiting
+from tests.support.workshops import Gate, WatchedWorkshop
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
@@ -31,49 +20,21 @@ EXPIRE = "UPDATE uploads SET lease_expires_at = now() - interval '1 second' WHER
 PNG = png(31, 17)
 
 
-class WatchedSandbox(Sandbox):
-    """A sandbox that counts what it is asked for, and tells a test before it begins."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(orders_for(folder), processes=2, choices=nothing_chosen)
-        self.asked: list[int] = []
-        self.before: Callable[[Sequence[Upload]], Awaitable[object]] | None = None
-
-    async def process(self, uploads: Sequence[Upload]) -> AsyncGenerator[Outcome]:
-        if uploads:
-            self.asked.append(len(uploads))
-        if self.before:
-            await self.before(uploads)
-        async with aclosing(super().process(uploads)) as outcomes:
-            async for outcome in outcomes:
-                yield outcome
+@pytest.fixture
+async def sandbox(tmp_path: Path) -> AsyncIterator[WatchedWorkshop]:
+    workshop = WatchedWorkshop(tmp_path / "objects")
+    yield workshop
+    await workshop.inner.close()
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> WatchedSandbox:
-    return WatchedSandbox(tmp_path / "objects")
-
-
-@pytest.fixture
-async def services(database_url: str, tmp_path: Path, sandbox: WatchedSandbox) -> AsyncIterator[Services]:
+async def services(database_url: str, tmp_path: Path, sandbox: WatchedWorkshop) -> AsyncIterator[Services]:
     async with serving(database_url, tmp_path / "objects", sandbox=sandbox, max_attempts=3) as services:
         yield services
         assert await services.counted_wrong() == []
 
 
-class Gate:
-    """Holds whoever comes, until it is opened."""
-
-    def __init__(self) -> None:
-        self.reached = asyncio.Event()
-        self.opened = asyncio.Event()
-
-    async def __call__(self, _uploads: Sequence[Upload]) -> None:
-        self.reached.set()
-        await self.opened.wait()
-
-
-async def held(services: Services, sandbox: WatchedSandbox, upload: Upload) -> tuple[Gate, "asyncio.Task[None]"]:
+async def held(services: Services, sandbox: WatchedWorkshop, upload: Upload) -> tuple[Gate, "asyncio.Task[None]"]:
     """A worker that has claimed the upload and does not go on."""
     gate = sandbox.before = Gate()
     working = asyncio.create_task(services.pipeline.process([upload.id]))
@@ -109,7 +70,7 @@ async def test_a_job_over_many_batches_ends_each_upload_and_finishes_what_is_sea
     assert found[4].batch_version > single.batch_version
 
 
-async def test_a_job_that_comes_again_changes_nothing(services: Services, sandbox: WatchedSandbox) -> None:
+async def test_a_job_that_comes_again_changes_nothing(services: Services, sandbox: WatchedWorkshop) -> None:
     batch = await services.open()
     uploads = await services.add(batch, b"1", b"2")
     ids = [upload.id for upload in uploads]
@@ -129,7 +90,7 @@ async def test_an_upload_named_twice_in_a_job_is_counted_once(services: Services
     assert (await services.batches.get(OWNER, batch.id)).successful_uploads == 1
 
 
-async def test_a_worker_that_was_overtaken_changes_nothing(services: Services, sandbox: WatchedSandbox) -> None:
+async def test_a_worker_that_was_overtaken_changes_nothing(services: Services, sandbox: WatchedWorkshop) -> None:
     batch = await services.open()
     (upload,) = await services.add(batch, b"1")
     first_gate, first = await held(services, sandbox, upload)
@@ -147,7 +108,7 @@ async def test_a_worker_that_was_overtaken_changes_nothing(services: Services, s
 
 
 async def test_a_worker_that_is_late_but_was_not_overtaken_still_counts(
-    services: Services, sandbox: WatchedSandbox
+    services: Services, sandbox: WatchedWorkshop
 ) -> None:
     (upload,) = await services.add(await services.open(), b"1")
     gate, working = await held(services, sandbox, upload)
@@ -157,7 +118,7 @@ async def test_a_worker_that_is_late_but_was_not_overtaken_still_counts(
     assert await current(services, upload) == (UploadStatus.COMPLETED, 1)
 
 
-async def test_an_upload_tried_too_often_fails_and_says_so(services: Services, sandbox: WatchedSandbox) -> None:
+async def test_an_upload_tried_too_often_fails_and_says_so(services: Services, sandbox: WatchedWorkshop) -> None:
     batch = await services.open()
     (upload,) = await services.add(batch, b"1")
     await services.batches.seal(OWNER, batch.id)
@@ -169,7 +130,7 @@ async def test_an_upload_tried_too_often_fails_and_says_so(services: Services, s
         await services.rows(EXPIRE)
     await services.pipeline.process([upload.id])
     found = await services.uploads.get(OWNER, upload.id)
-    assert (found.status, found.attempts) == (UploadStatus.FAILED, 4)
+    assert (found.status, found.attempts) == (UploadStatus.FAILED, 3)
     assert found.error
     assert found.error.code == "attempts-exhausted"
     assert sandbox.asked == [1, 1, 1]
@@ -178,7 +139,7 @@ async def test_an_upload_tried_too_often_fails_and_says_so(services: Services, s
 
 @pytest.mark.parametrize("what", ["cancel", "delete batch", "delete all", "delete upload"])
 async def test_what_became_of_the_batch_meanwhile_stands(
-    services: Services, sandbox: WatchedSandbox, what: str
+    services: Services, sandbox: WatchedWorkshop, what: str
 ) -> None:
     batch = await services.open()
     upload, other = await services.add(batch, b"1", b"2")
@@ -207,20 +168,20 @@ async def test_bytes_out_of_reach_are_given_back_and_cost_no_attempt(services: S
     lost, fine = await services.add(batch, pattern(2 << 20), b"fine")
     (path,) = [path for path in services.folder.rglob("*") if path.name == str(lost.object_id)]
     path.rename(path.with_suffix(".away"))
-    for _ in range(5):
+    for number in range(1, 6):
         await services.pipeline.process([lost.id, fine.id])
-        assert await current(services, lost) == (UploadStatus.PENDING, 0)
+        assert await current(services, lost) == (UploadStatus.PENDING, number)
         assert (await services.batches.get(OWNER, batch.id)).pending_uploads == 1
     assert await current(services, fine) == (UploadStatus.COMPLETED, 1)
-    assert await services.sweeper.requeue_forgotten() == 0, "the jobs of both are still there"
-    await services.rows("TRUNCATE boatload_queue.pgqueuer")
-    assert await services.sweeper.requeue_forgotten() == 1
+    assert await services.sweeper.requeue() == 1, "its wait is over"
+    assert await services.sweeper.requeue() == 0
     path.with_suffix(".away").rename(path)
     await services.pipeline.process([lost.id])
-    assert await current(services, lost) == (UploadStatus.COMPLETED, 1)
+    assert await current(services, lost) == (UploadStatus.COMPLETED, 6)
+    assert await services.uploads.list_attempts(OWNER, lost.id, after=0, limit=9) == []
 
 
-async def test_a_child_that_was_killed_is_replaced(services: Services, sandbox: WatchedSandbox) -> None:
+async def test_a_child_that_was_killed_is_replaced(services: Services, sandbox: WatchedWorkshop) -> None:
     batch = await services.open()
     first, *others = await services.add(batch, *[b"1"] * 5)
     await services.pipeline.process([first.id])
@@ -232,17 +193,15 @@ async def test_a_child_that_was_killed_is_replaced(services: Services, sandbox: 
     assert [await current(services, upload) for upload in others] == [(UploadStatus.COMPLETED, 1)] * 4
 
 
-async def test_a_database_that_goes_away_in_the_middle_leaves_the_upload_to_the_next_attempt(
-    services: Services, sandbox: WatchedSandbox
+async def test_what_a_lost_database_did_not_take_is_committed_when_it_is_back(
+    services: Services, sandbox: WatchedWorkshop
 ) -> None:
     (upload,) = await services.add(await services.open(), b"1")
     gate, working = await held(services, sandbox, upload)
     async with holding(services.dsn, "SELECT FROM upload_batches FOR UPDATE") as holder:
         gate.opened.set()
         await holder.execute("SELECT pg_terminate_backend($1, 5000)", await someone_waiting(holder))
-        with pytest.raises(DatabaseUnavailableError):
-            await working
-    assert await current(services, upload) == (UploadStatus.PROCESSING, 1)
-    await services.rows(EXPIRE)
-    await services.pipeline.process([upload.id])
-    assert await current(services, upload) == (UploadStatus.COMPLETED, 2)
+        await someone_waiting(holder)
+        assert not working.done()
+    await asyncio.wait_for(working, 20)
+    assert await current(services, upload) == (UploadStatus.COMPLETED, 1)

@@ -12,9 +12,9 @@ import pytest
 from app.db.pool import Database
 from app.domain.batch import Batch, BatchStatus, Tally, advance, new_batch
 from app.domain.ids import new_id
-from app.domain.upload import Refusal, Upload, UploadStatus
+from app.domain.upload import Attempt, Refusal, Upload, UploadStatus
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
-from app.repositories.uploads import Finished
+from app.repositories.work import Finished
 from tests.support.services import OWNER, STRANGER
 
 NOW: Final = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -185,29 +185,45 @@ async def test_claim_and_finish_return_and_leave_what_they_say(database: Databas
         await uow.uploads.insert([good, bad])
         await uow.batches.save([advance(batch, Tally(pending=2, total_bytes=6, received_bytes=6), now=NOW)])
         later = NOW + timedelta(seconds=5)
-        claimed = await uow.uploads.claim(
-            [good.id, bad.id], lease=timedelta(seconds=9), versions={batch.id: 3}, now=later
+        claimed = await uow.work.claim(
+            [good.id, bad.id],
+            lease=timedelta(seconds=9),
+            max_attempts=5,
+            lost=Refusal("worker-lost", ODD),
+            exhausted=Refusal("attempts-exhausted", ODD),
+            versions={batch.id: 3},
+            now=later,
         )
         taken = {"status": UploadStatus.PROCESSING, "attempts": 1, "updated_at": later, "batch_version": 3}
         taken_up = {claim.upload.id: claim.upload for claim in claimed}
         assert taken_up == {one.id: one._replace(**taken) for one in (good, bad)}
         assert {claim.status_before for claim in claimed} == {UploadStatus.PENDING}
-        ended = await uow.uploads.finish(
+        ended = await uow.work.finish(
             [
-                Finished(taken_up[good.id], "text/plain", None),
-                Finished(taken_up[bad.id], None, Refusal("processor-failed", ODD)),
+                Finished(taken_up[good.id], None, "text/plain", 3, 2**31 - 1, METADATA),
+                Finished(taken_up[bad.id], Refusal("processor-failed", ODD)),
             ],
             versions={batch.id: 4},
             now=later,
+            worker=ODD,
         )
         assert sorted(ended) == [(batch.id, UploadStatus.COMPLETED), (batch.id, UploadStatus.FAILED)]
         over = {"attempts": 1, "updated_at": later, "completed_at": later, "batch_version": 4}
         assert await uow.uploads.find(good.id, OWNER) == good._replace(
-            **over, status=UploadStatus.COMPLETED, detected_type="text/plain"
+            **over,
+            status=UploadStatus.COMPLETED,
+            detected_type="text/plain",
+            width=3,
+            height=2**31 - 1,
+            metadata=METADATA,
         )
         assert await uow.uploads.find(bad.id, OWNER) == bad._replace(
             **over, status=UploadStatus.FAILED, error=Refusal("processor-failed", ODD)
         )
+        assert await uow.attempts.list_page(good.id, after=0, limit=9) == []
+        noted = Attempt(1, later, Refusal("processor-failed", ODD), ODD)
+        assert await uow.attempts.list_page(bad.id, after=0, limit=9) == [noted]
+        assert await uow.attempts.list_page(bad.id, after=1, limit=9) == []
 
 
 async def pages(database: Database, status: BatchStatus | None) -> list[UUID]:

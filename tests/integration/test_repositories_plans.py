@@ -18,11 +18,13 @@ from app.jobs import queue
 from app.repositories import (
     batches,
     objects,
+    upload_attempts,
     uploads,
     webhook_deliveries,
     webhook_endpoints,
     webhook_outbox,
     webhook_secrets,
+    work,
 )
 from tests.support.postgres import VERSIONS, Servers, execute
 
@@ -78,6 +80,11 @@ LOAD: Final = (
         now(), now() - interval '1 second', CASE WHEN n < 50000 THEN timestamptz '2026-01-01' END
     FROM generate_series(0, 59999) n
     """,
+    """
+    INSERT INTO upload_attempts (upload_id, attempt, ended_at, code, detail)
+    SELECT uid(2, n), attempt, now(), 'worker-lost', 'x'
+    FROM generate_series(20000, 40000) n, generate_series(1, 3) attempt
+    """,
     "VACUUM ANALYZE",
 )
 
@@ -97,8 +104,10 @@ LEASE: Final = timedelta(seconds=15)
 LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
 OF_OBJECTS: Final = {"objects_pkey", "idx_uploads_object_id", "idx_uploads_thumbnail_object_id"}
-NONE: Final = [None] * 100
-ENDS: Final = ([0] * 100, ["completed"] * 100, NONE, NONE, [8] * 100, NONE, NONE, ["{}"] * 100, NONE, NONE, NONE)
+NOTHING: Final = [None] * 100
+ZEROS: Final = [0] * 100
+ENDS: Final = (ZEROS, ["completed"] * 100, *[NOTHING] * 5, [8] * 100, *[NOTHING] * 3)
+CLAIM: Final = (LEASE, NOW, 5, "worker-lost", "It went silent.", '{"code": "a", "detail": "b"}', [BIG], [9])
 
 # Statement, arguments, the indexes that may serve it, and how many entries of tables and indexes it may read at most.
 HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
@@ -161,20 +170,42 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         250,
     ),
     "what batches chose": (batches.PROCESSORS_OF, ([SMALL, BIG],), {"upload_batches_pkey"}, 8),
-    "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
-    "claim a job": (uploads.CLAIM, (PENDING, LEASE, NOW, [BIG], [9]), {"uploads_pkey"}, 500),
-    "finish a job": (uploads.FINISH, (NOW, PROCESSING, *ENDS), {"uploads_pkey"}, 250),
-    "release a job": (uploads.RELEASE, (NOW, PROCESSING, [0] * 100, [8] * 100), {"uploads_pkey"}, 250),
+    "batches of a job": (work.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
+    "claim a job": (work.CLAIM, (PENDING, *CLAIM), {"uploads_pkey"}, 500),
+    "renew leases": (work.RENEW, (PROCESSING, ZEROS, LEASE), {"uploads_pkey"}, 500),
+    "finish a job": (work.FINISH, (NOW, "a", PROCESSING, *ENDS), {"uploads_pkey"}, 250),
+    "release a job": (
+        work.RELEASE,
+        (NOW, "a", PROCESSING, ZEROS, [LEASE] * 100, ZEROS, NOTHING, [8] * 100),
+        {"uploads_pkey"},
+        250,
+    ),
+    "what of a retry is of the batch": (work.IN_BATCH, (PENDING, BIG), {"uploads_pkey"}, 250),
+    "retry what failed of a large batch": (
+        work.RETRY_ALL,
+        (BIG, NOW, 9),
+        {"idx_uploads_batch_status"},
+        250,
+    ),
+    "retry some of a large batch": (
+        work.RETRY_CHOSEN,
+        (PENDING, NOW, 9),
+        {"uploads_pkey"},
+        250,
+    ),
+    "history of an upload": (upload_attempts.LIST, (uid(2, 20_007), 0, 100), {"upload_attempts_pkey"}, 120),
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),
+    "what is due": (work.DUE, (1000,), {"idx_uploads_retry", "uploads_pkey"}, 10),
+    "whose worker is silent": (work.EXPIRED, (1000,), {"idx_uploads_lease", "uploads_pkey"}, 10),
     "nothing is forgotten": (
-        uploads.FORGOTTEN,
+        work.FORGOTTEN,
         (BEFORE_ALL, 1000),
         {"idx_uploads_queued", "uploads_pkey", "pgqueuer"},
         10,
     ),
-    "much is forgotten": (uploads.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
+    "much is forgotten": (work.FORGOTTEN, (NOW, 1000), {"idx_uploads_queued", "uploads_pkey"}, 5000),
     "objects that exist": (objects.EXISTING, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "receivers of a batch": (
         webhook_outbox.TARGETS,

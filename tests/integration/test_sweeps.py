@@ -62,7 +62,7 @@ async def test_uploads_whose_jobs_were_lost_are_enqueued_again_and_finish(servic
     async with working(services):
         await asyncio.sleep(0.1)
         assert (await services.batches.get(OWNER, batch.id)).pending_uploads == 250
-        assert await services.sweeper.requeue_forgotten() == 251
+        assert await services.sweeper.requeue() == 251
         async with asyncio.timeout(20):
             while await services.value("SELECT count(*) FROM uploads WHERE status <> 'completed'"):
                 await asyncio.sleep(0.02)
@@ -79,10 +79,10 @@ class TestRequeue:
         uploads += await services.add(batch, b"3")
         wanted = sorted(upload.id for upload in uploads)
         for _ in range(3):
-            assert await services.sweeper.requeue_forgotten() == 0
+            assert await services.sweeper.requeue() == 0
         assert await queued(services) == wanted
         await services.rows(TRUNCATE)
-        assert [await services.sweeper.requeue_forgotten() for _ in range(3)] == [3, 0, 0]
+        assert [await services.sweeper.requeue() for _ in range(3)] == [3, 0, 0]
         assert await queued(services) == wanted
 
     async def test_only_what_is_older_than_every_job_is_forgotten(self, services: Services) -> None:
@@ -90,15 +90,15 @@ class TestRequeue:
         (lost,) = await services.add(batch, b"lost")
         await services.rows(TRUNCATE)
         (fresh,) = await services.add(batch, b"fresh")
-        assert await services.sweeper.requeue_forgotten() == 1
+        assert await services.sweeper.requeue() == 1
         assert await queued(services) == sorted([lost.id, fresh.id])
 
     async def test_several_sweepers_at_once_leave_nothing_out_and_wait_for_nobody(self, services: Services) -> None:
         uploads = await services.add(await services.open(), *[b"x"] * 500)
         await services.rows(TRUNCATE)
-        await asyncio.gather(*(services.sweeper.requeue_forgotten() for _ in range(5)))
+        await asyncio.gather(*(services.sweeper.requeue() for _ in range(5)))
         assert set(await queued(services)) == {upload.id for upload in uploads}
-        assert await services.sweeper.requeue_forgotten() == 0
+        assert await services.sweeper.requeue() == 0
 
     async def test_nothing_is_enqueued_twice_while_files_keep_joining(self, services: Services) -> None:
         batch = await services.open()
@@ -106,7 +106,7 @@ class TestRequeue:
 
         async def sweep() -> None:
             while not over.is_set():
-                assert await services.sweeper.requeue_forgotten() == 0
+                assert await services.sweeper.requeue() == 0
 
         sweeping = [asyncio.create_task(sweep()) for _ in range(3)]
         for _ in range(150):
@@ -118,7 +118,7 @@ class TestRequeue:
     async def test_thousands_are_enqueued_again_in_one_sweep(self, services: Services) -> None:
         await services.add(await services.open(), *[b"x"] * 3500)
         await services.rows(TRUNCATE)
-        assert await services.sweeper.requeue_forgotten() == 3500
+        assert await services.sweeper.requeue() == 3500
         assert len(set(await queued(services))) == 3500
 
     async def test_what_a_killed_worker_held_comes_back_once_its_lease_has_run_out(self, services: Services) -> None:
@@ -130,7 +130,7 @@ class TestRequeue:
             )
             await connection.execute("UPDATE upload_batches SET pending_uploads = 0, processing_uploads = 1")
             await connection.execute(TRUNCATE)
-        assert await services.sweeper.requeue_forgotten() == 0
+        assert await services.sweeper.requeue() == 0
         stop = asyncio.Event()
         sweeping = asyncio.create_task(services.sweeper.run(interval_seconds=0.1, stop=stop))
         async with working(services), asyncio.timeout(20):
@@ -152,17 +152,17 @@ class TestRequeue:
             )
             await connection.execute("UPDATE upload_batches SET pending_uploads = 1, processing_uploads = 1")
         await services.rows(TRUNCATE)
-        assert await services.sweeper.requeue_forgotten() == 1
+        assert await services.sweeper.requeue() == 1
         assert await queued(services) == [cancelled.id]
         await services.batches.cancel(OWNER, batch.id)
         await services.rows(TRUNCATE)
-        assert await services.sweeper.requeue_forgotten() == 0
+        assert await services.sweeper.requeue() == 0
 
     async def test_what_another_holds_is_passed_over_and_not_waited_for(self, services: Services) -> None:
         uploads = await services.add(await services.open(), b"1", b"2")
         await services.rows(TRUNCATE)
         async with holding(services.dsn, f"SELECT FROM uploads WHERE id = '{uploads[0].id}' FOR UPDATE"):
-            assert await asyncio.wait_for(services.sweeper.requeue_forgotten(), 5) == 1
+            assert await asyncio.wait_for(services.sweeper.requeue(), 5) == 1
         assert await queued(services) == [uploads[1].id]
 
 

@@ -17,6 +17,7 @@ from app.db.pool import Database
 from app.domain.batch import Batch
 from app.domain.ids import Clock, Ids, new_id, utc_now
 from app.domain.limits import ImageLimits, Limits
+from app.domain.retry import RetryPolicy
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival
 from app.ingest.batches import BatchService
@@ -26,6 +27,7 @@ from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.uploads import UploadService
 from app.processing import registry
 from app.processing.choices import choices_of
+from app.processing.outcome import Workshop
 from app.processing.pipeline import Pipeline
 from app.processing.protocol import Orders
 from app.processing.sandbox import Sandbox
@@ -181,13 +183,15 @@ async def serving(
     folder: Path,
     *,
     store: Store | None = None,
-    sandbox: Sandbox | None = None,
+    sandbox: Workshop | None = None,
     orders: Mapping[str, Any] | None = None,
     limits: Limits = LIMITS,
     buffer_bytes: int = 32 * MIB,
     pack_bytes: int = 64 * MIB,
     lease: timedelta = LEASE,
     max_attempts: int = 5,
+    retry_first: timedelta = timedelta(0),
+    worker: str = "test:1",
     min_age: timedelta = timedelta(hours=1),
     clock: Clock = utc_now,
     ids: Ids = new_id,
@@ -203,9 +207,21 @@ async def serving(
         group = GroupCommit(database, pack, limits, clock=clock, new_id=ids)
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
-        sandbox = sandbox or Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
+        own = Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
         thumbnails = Thumbnails(PackWriter(store, pack_bytes=pack_bytes, new_id=ids))
         running = asyncio.create_task(group.run())
+        pipeline = Pipeline(
+            database,
+            sandbox or own,
+            thumbnails,
+            lease=lease,
+            retry=RetryPolicy(max_attempts, retry_first, timedelta(minutes=5)),
+            clock=clock,
+            chance=lambda: 0.5,
+            worker=worker,
+            give_way=group.lull,
+        )
+        processing = asyncio.create_task(pipeline.run())
         yield Services(
             dsn=dsn,
             folder=folder,
@@ -217,16 +233,16 @@ async def serving(
             receiver=receiver,
             batches=BatchService(database, limits, processors=frozenset(registry.available()), clock=clock, new_id=ids),
             uploads=UploadService(database, store, clock=clock),
-            pipeline=Pipeline(
-                database, sandbox, thumbnails, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
-            ),
+            pipeline=pipeline,
             thumbnails=thumbnails,
             sweeper=Sweeper(database, store, min_age=min_age, clock=clock),
         )
+        await pipeline.close(0)
+        await asyncio.wait_for(processing, 30)
         group.stop()
         await asyncio.wait_for(running, 30)
         receiver.close()
-        await sandbox.close()
+        await own.close()
         await thumbnails.close()
     finally:
         await database.close()
@@ -252,6 +268,7 @@ async def someone_waiting(connection: "asyncpg.Connection[asyncpg.Record]") -> i
     async with asyncio.timeout(20):
         while not (waiting := await connection.fetch(WAITING)):
             await asyncio.sleep(0.01)
+            await connection.execute("SELECT pg_stat_clear_snapshot()")  # new backends are not seen in a transaction
     pid: int = waiting[0]["pid"]
     return pid
 

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, tally
+from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, retry, tally
 from app.domain.errors import BatchClosedError, BatchFullError, TooManyUploadsError
 from app.domain.upload import FINAL_UPLOAD, Upload, UploadStatus
 from tests.support.values import NOW, make_batch, make_upload
@@ -32,6 +32,7 @@ class LifeOfABatch(RuleBasedStateMachine):
         self.batch: Batch = make_batch(expires_at=None)
         self.before: Batch = self.batch
         self.changes = 0
+        self.retried = False
 
     @initialize(expected=st.none() | st.integers(1, 8))
     def open(self, expected: int | None) -> None:
@@ -100,6 +101,24 @@ class LifeOfABatch(RuleBasedStateMachine):
             self.changes += 1
             assert self.batch.status is BatchStatus.CANCELLED
 
+    @precondition(lambda self: any(upload.status is UploadStatus.FAILED for upload in self.uploads.values()))
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        failed = [number for number, upload in self.uploads.items() if upload.status is UploadStatus.FAILED]
+        chosen = data.draw(st.sets(st.sampled_from(failed), min_size=1))
+        self.tick()
+        try:
+            self.batch = retry(self.batch, len(chosen), now=self.now)
+        except BatchClosedError:
+            assert self.batch.status is BatchStatus.CANCELLED
+        else:
+            for number in chosen:
+                self.uploads[number] = replace(self.uploads[number], status=UploadStatus.PENDING)
+            self.changes += 1
+            self.retried = True
+            assert self.batch.status is BatchStatus.PROCESSING
+            assert self.batch.error_message is None
+
     def change(self, uploads: dict[int, Upload], *, seal: bool = False) -> None:
         delta = tally(uploads.values()) + -tally(self.uploads.values())
         self.tick()
@@ -109,6 +128,7 @@ class LifeOfABatch(RuleBasedStateMachine):
 
     def tick(self) -> None:
         self.before = self.batch
+        self.retried = False
         self.now += timedelta(seconds=1)
 
     @invariant()
@@ -153,8 +173,8 @@ class LifeOfABatch(RuleBasedStateMachine):
             assert not good
 
     @invariant()
-    def a_final_state_stays(self) -> None:
-        if self.before.status in FINAL_BATCH:
+    def a_final_state_stays_but_for_a_retry(self) -> None:
+        if self.before.status in FINAL_BATCH and not self.retried:
             assert self.batch.status is self.before.status
             assert self.batch.completed_at == self.before.completed_at
 

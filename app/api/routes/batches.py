@@ -1,4 +1,4 @@
-"""`/v1/batches`: open, read, list, seal, cancel, delete, and list their uploads."""
+"""`/v1/batches`: open, read, list, seal, cancel, retry, delete, and list their uploads."""
 
 from datetime import timedelta
 from typing import Annotated, Final, Literal
@@ -17,6 +17,9 @@ from app.domain.upload import Upload, UploadStatus
 from app.progress.position import Position
 
 router: Final = APIRouter(prefix="/v1/batches", tags=["batches"])
+
+_RETRY_BODY_BYTES: Final = 1 << 20
+"""Room for more ids than are taken, so that too many are answered as such."""
 
 
 @router.post(
@@ -118,6 +121,18 @@ async def seal_batch(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
 async def cancel_batch(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
     """Cancel what is unfinished. The batch takes nothing more."""
     return _answer(await ctx.services.batches.cancel(ctx.owner, batch_id), request)
+
+
+@router.post(
+    "/{batch_id}/retry",
+    response_model=schemas.Batch,
+    responses=responses(404, 409, 413, 415, 422),
+    openapi_extra=describe_body(schemas.Retry),
+)
+async def retry_batch(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
+    """Process again what failed, or those of the failed that are named. Files whose bytes were refused stay failed."""
+    retry = await read_json(request, schemas.Retry, max_bytes=_RETRY_BODY_BYTES)
+    return _answer(await ctx.services.batches.retry(ctx.owner, batch_id, retry.upload_ids), request)
 
 
 @router.delete("/{batch_id}", status_code=204, response_class=Response, responses=responses(404, 422))

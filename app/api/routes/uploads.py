@@ -1,4 +1,4 @@
-"""Files in by multipart, and single uploads: read, delete."""
+"""Files in by multipart, and single uploads: read, history, delete."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -7,7 +7,8 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 
 from app.api import problems, schemas
-from app.api.dependencies import BatchId, Context, Ctx, UploadId, tagged
+from app.api.cursors import AFTER_NONE
+from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, Limit, UploadId, page, tagged
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
 from app.api.problems import Problem
@@ -67,6 +68,20 @@ async def read_upload(ctx: Ctx, upload_id: UploadId, request: Request) -> Respon
     """Read one upload."""
     upload = await ctx.services.uploads.get(ctx.owner, upload_id)
     return tagged(schemas.UPLOAD.dump_json(schemas.upload_out(upload)), upload.batch_version, request)
+
+
+@router.get("/v1/uploads/{upload_id}/attempts", response_model=schemas.AttemptPage, responses=responses(404, 422))
+async def list_attempts(
+    ctx: Ctx, upload_id: UploadId, request: Request, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+) -> Response:
+    """List the attempts at processing an upload that ended in an error, in their order."""
+    scope = f"attempts {ctx.owner} {upload_id}"
+    _, after = ctx.cursors.read(scope, cursor) if cursor else AFTER_NONE
+    found = await ctx.services.uploads.list_attempts(ctx.owner, upload_id, after=after.int, limit=limit + 1)
+    last = found[limit - 1] if len(found) > limit else None
+    next_cursor = ctx.cursors.make(scope, last.ended_at, UUID(int=last.number)) if last else None
+    items = [schemas.attempt_out(attempt) for attempt in found[:limit]]
+    return page(schemas.ATTEMPT_PAGE.dump_json(schemas.AttemptPage(items, next_cursor)), request, next_cursor)
 
 
 @router.delete("/v1/uploads/{upload_id}", status_code=204, response_class=Response, responses=responses(404))
