@@ -113,7 +113,7 @@ class LifeOfABatch(RuleBasedStateMachine):
             assert self.batch.status is BatchStatus.CANCELLED
         else:
             for number in chosen:
-                self.uploads[number] = replace(self.uploads[number], status=UploadStatus.PENDING)
+                self.uploads[number] = self.uploads[number]._replace(status=UploadStatus.PENDING)
             self.changes += 1
             self.retried = True
             assert self.batch.status is BatchStatus.PROCESSING
