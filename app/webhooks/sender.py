@@ -11,6 +11,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
@@ -68,62 +69,68 @@ class Sender:
 
     async def send(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """POST, and return what came of it. The status decides, whatever becomes of the answer's body."""
-        answer: Answer | None = None
+        deadline = asyncio.get_running_loop().time() + self.seconds
         try:
-            async with asyncio.timeout(self.seconds):
-                where = parse_webhook_url(url, allow_private=self.allow_private)
+            where = parse_webhook_url(url, allow_private=self.allow_private)
+            async with asyncio.timeout_at(deadline):
                 addresses = await self._addresses(where)
-                for number, address in enumerate(addresses, 1):
-                    try:
-                        async with (
-                            self.client(len(addresses)) as client,
-                            client.stream(
-                                "POST",
-                                httpx.URL(
-                                    scheme=where.scheme,
-                                    host=str(address),
-                                    port=where.port,
-                                    raw_path=where.target.encode(),
-                                ),
-                                headers={**headers, "Host": where.authority},
-                                content=body,
-                                extensions={"sni_hostname": where.host},
-                            ) as response,
-                        ):
-                            answer = Answer(response.status_code, retry_after=response.headers.get("retry-after"))
-                            await _read_some(response)
-                    except (httpx.ConnectError, httpx.ConnectTimeout):
-                        if number == len(addresses):
-                            raise
-                    else:
-                        break
-        except TimeoutError:
-            return answer or Answer(error=f"no answer within {self.seconds:g} seconds")
+            connect = self.seconds / len(addresses)
+            for address in addresses[:-1]:
+                with suppress(httpx.ConnectError, httpx.ConnectTimeout):
+                    return await self._post(where, address, headers, body, connect=connect, deadline=deadline)
+            return await self._post(where, addresses[-1], headers, body, connect=connect, deadline=deadline)
+        except (TimeoutError, httpx.TimeoutException):
+            return Answer(error=f"no answer within {self.seconds:g} seconds")
         except SSRFProtectionError:
             return Answer(error=_NOT_PUBLIC)
         except (_AttemptError, InvalidWebhookUrlError) as error:
             return Answer(error=str(error))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            return answer or Answer(error=_worded(error))
-        assert answer is not None
-        return answer
+            return Answer(error=f"{type(error).__name__}: {error}".removesuffix(": ")[:_MAX_ERROR])
 
     async def _addresses(self, where: WebhookUrl) -> Sequence[Address]:
-        """Return where to connect to. Raises _AttemptError; one address that is not public spoils the name."""
+        """Return where to connect to, at least one. Raises _AttemptError; one that is not public spoils the name."""
         address = where.address
         try:
             found = [address] if address else await self.resolve(where.host, where.port)
         except (OSError, UnicodeError) as error:
             raise _AttemptError(f"the name cannot be looked up: {error}"[:_MAX_ERROR]) from error
+        if not found:
+            raise _AttemptError("the name has no address")
         if not self.allow_private and not all(is_public(one) for one in found):
             raise _AttemptError(_NOT_PUBLIC)
         return found[:_MAX_ADDRESSES]
 
-    def client(self, addresses: int = 1) -> httpx.AsyncClient:
-        """Return a client for one attempt at so many addresses, guarded; whoever asked for it closes it."""
-        client = httpx.AsyncClient(
-            verify=self.tls, trust_env=False, timeout=httpx.Timeout(self.seconds, connect=self.seconds / addresses)
-        )
+    async def _post(
+        self,
+        where: WebhookUrl,
+        address: Address,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        connect: float,
+        deadline: float,
+    ) -> Answer:
+        """Ask one address. Raises TimeoutError past the deadline, and whatever httpx says."""
+        async with self.client(connect=connect) as client:
+            request = client.build_request(
+                "POST",
+                httpx.URL(scheme=where.scheme, host=str(address), port=where.port, raw_path=where.target.encode()),
+                headers={**headers, "Host": where.authority},
+                content=body,
+                extensions={"sni_hostname": where.host},
+            )
+            async with asyncio.timeout_at(deadline):
+                response = await client.send(request, stream=True)
+            with suppress(TimeoutError, httpx.HTTPError):
+                async with asyncio.timeout_at(deadline):
+                    await _read_some(response)
+            await response.aclose()
+            return Answer(response.status_code, retry_after=response.headers.get("retry-after"))
+
+    def client(self, *, connect: float) -> httpx.AsyncClient:
+        """Return a guarded client for one attempt, with `connect` seconds to connect. Whoever asked closes it."""
+        client = httpx.AsyncClient(verify=self.tls, trust_env=False, timeout=httpx.Timeout(None, connect=connect))
         if not self.allow_private:
             httpx_ssrf_protection(client, custom_validator=lambda _host, address, _port: is_public(address))
         return client
@@ -141,7 +148,3 @@ async def _read_some(response: httpx.Response) -> None:
         size += len(chunk)
         if size >= MAX_BODY_BYTES:
             break
-
-
-def _worded(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".removesuffix(": ")[:_MAX_ERROR]

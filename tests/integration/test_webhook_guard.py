@@ -95,7 +95,7 @@ async def test_the_connection_itself_is_guarded_too() -> None:
     """Were the look-up wrong, the client still connects to no address that is not public, not even to try it."""
     async with receiving() as receiver:
         sender = Sender(leading_to(), seconds=5, allow_private=False, tls=trusted())
-        async with sender.client() as client:
+        async with sender.client(connect=5) as client:
             with pytest.raises(SSRFProtectionError):
                 await client.post(receiver.url())
     assert receiver.connections == 0
