@@ -11,7 +11,7 @@ from app.domain.batch import advance, tally
 from app.domain.errors import DatabaseUnavailableError, NotFoundError
 from app.domain.ids import new_id, utc_now
 from app.domain.upload import UploadStatus
-from app.progress.changes import STEP_UPLOADS
+from app.progress.changes import STEP_UPLOADS, Changes
 from app.progress.position import Position
 from app.progress.snapshot import Change, Snapshot
 from app.repositories.unit_of_work import unit_of_work
@@ -272,6 +272,38 @@ async def test_a_heartbeat_wakes_who_has_nothing_to_hear(database_url: str) -> N
         assert [await asyncio.wait_for(anext(steps), 5) for _ in range(3)] == [None] * 3
         await steps.aclose()
         assert progress.feed.watchers == 0
+
+
+async def test_a_step_holds_nothing_from_beyond_its_end(progress: Progress) -> None:
+    snapshot = await progress.open()
+    old = await add_uploads(progress, snapshot.batch.id, 3)
+    known = await progress.reader.get(OWNER, snapshot.batch.id)
+    await add_uploads(progress, snapshot.batch.id, 2)
+    step = await Changes(progress.database).next(known, Position(0), uploads=True)
+    assert [upload.id for upload in step.uploads] == old
+    assert step.end == known.position
+
+
+async def test_followers_outlast_a_database_that_cannot_be_read(progress: Progress) -> None:
+    snapshot = await progress.open()
+    ids = await add_uploads(progress, snapshot.batch.id, 3)
+    known = await progress.reader.get(OWNER, snapshot.batch.id)
+    behind = asyncio.create_task(follow(progress, known, since=Position(0)))
+    in_step = asyncio.create_task(follow(progress, known))
+    waiting = asyncio.create_task(progress.feed.wait(known, seconds=30))
+    progress.database.is_lost = True
+    await watched(progress, 3)
+    last = await progress.move(snapshot.batch.id, seal=True)
+    await asyncio.sleep(0.5)
+    assert not behind.done()
+    assert not in_step.done()
+    assert not waiting.done()
+    progress.database.is_lost = False
+    assert (await asyncio.wait_for(waiting, 10)).version == last.version
+    assert (await asyncio.wait_for(in_step, 10))[-1].end == last.position
+    steps = await asyncio.wait_for(behind, 10)
+    assert [upload.id for step in steps for upload in step.uploads] == ids
+    assert steps[-1].end == last.position
 
 
 async def test_a_reader_without_a_database_says_so(database_url: str) -> None:

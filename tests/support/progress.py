@@ -10,6 +10,7 @@ from uuid import UUID
 from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.batch import Batch, Tally, advance, new_batch
+from app.domain.errors import DatabaseUnavailableError
 from app.domain.ids import new_id, utc_now
 from app.progress.feed import Feed
 from app.progress.reader import BatchReader
@@ -26,11 +27,14 @@ class CountingDatabase(Database):
     """The real one, and how often a connection was lent: once for each read outside a transaction."""
 
     reads = 0
+    is_lost = False
     late_seconds = 0.0
     """How long its answers take to arrive once they are there."""
 
     @asynccontextmanager
     async def connection(self) -> "AsyncGenerator[Connection]":
+        if self.is_lost:
+            raise DatabaseUnavailableError
         self.reads += 1
         async with super().connection() as connection:
             yield connection
