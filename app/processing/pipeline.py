@@ -214,16 +214,17 @@ class Pipeline:
             delay = self._retry.delay(upload.attempts, self._chance())
             self._log.warning("bytes out of reach", **_facts(upload), retry_seconds=delay.total_seconds())
             return Released(upload, delay)
+        found = outcome.found or Found()
+        finished = Finished(upload, outcome.error, found.detected_type, found.width, found.height, found.metadata)
         if outcome.error is None:
-            found = outcome.found or Found()
-            return Finished(upload, None, found.detected_type, found.width, found.height, found.metadata)
+            return finished
         code = outcome.error.code
         if outcome.passing and not self._retry.gives_up(counted):
             delay = self._retry.delay(counted, self._chance())
             self._log.warning("processing failed", **_facts(upload), code=code, retry_seconds=delay.total_seconds())
             return Released(upload, delay, outcome.error)
         self._log.warning("processing failed for good", **_facts(upload), code=code)
-        return Finished(upload, outcome.error)
+        return finished
 
     def _end(self, hand: Hand, end: Finished | Released, thumbnail: bytes | None = None) -> None:
         if hand.ended(end.upload):
