@@ -40,8 +40,8 @@ class HastyWorkshop:
         self.chance: random.Random | None = chance
 
     async def process(self, uploads: Sequence[Upload]) -> AsyncIterator[Outcome]:
+        await asyncio.sleep(0.002)
         for upload in uploads:
-            await asyncio.sleep(0.0002)
             chance = self.chance.random() if self.chance else 1
             yield next(end for limit, end in ENDS if chance <= limit)(upload)
 
@@ -151,7 +151,7 @@ ACTS: Final[dict[Callable[[Services, World], Awaitable[None]], int]] = {
     delete_upload: 8,
     open_batch: 6,
     seal: 4,
-    cancel: 3,
+    cancel: 6,
     retry: 3,
     delete_batch: 2,
     expire_and_requeue: 6,
