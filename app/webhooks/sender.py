@@ -31,6 +31,7 @@ _MAX_ADDRESSES: Final = 3
 _MAX_ERROR: Final = 300
 _LOOKUPS: Final = 64
 _NOT_PUBLIC: Final = "the name leads to an address that is not public; nothing was connected"
+_GUARDED: Final = "the address is not public, and the guard of the connection did not let it pass"
 
 
 class _AttemptError(Exception):
@@ -82,7 +83,7 @@ class Sender:
         except (TimeoutError, httpx.TimeoutException):
             return Answer(error=f"no answer within {self.seconds:g} seconds")
         except SSRFProtectionError:
-            return Answer(error=_NOT_PUBLIC)
+            return Answer(error=_GUARDED)
         except (_AttemptError, InvalidWebhookUrlError) as error:
             return Answer(error=str(error))
         except (httpx.HTTPError, httpx.InvalidURL) as error:

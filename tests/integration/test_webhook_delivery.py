@@ -32,6 +32,7 @@ from tests.support.webhooks import (
     log_of,
     logged,
     receiving,
+    sending,
     service,
     settled,
 )
@@ -104,6 +105,11 @@ async def test_a_receiver_that_gets_there_has_it_delivered(database: Database, n
         assert one == result or str(one).startswith(str(result)), found
     assert {message.id for message in receiver.messages} == {str(row["id"])}
     assert {message.target for message in receiver.messages} == {"/hook?token=s3cret"}, "no redirect is followed"
+
+
+async def test_a_body_is_not_read_on(postgres_version: str) -> None:
+    async with receiving(endless) as receiver, sending(seconds=60) as sender, asyncio.timeout(20):
+        assert (await sender.send(receiver.url(), {}, b"{}")).status_code == 200
 
 
 async def test_a_receiver_that_is_down_has_it_when_it_is_back(database: Database) -> None:
