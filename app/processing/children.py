@@ -105,8 +105,7 @@ class Child:
         except (OSError, ValueError) as error:
             raise ChildError(str(error)) from error
         if not line.endswith(b"\n"):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), _END_SECONDS)
+            await self._reaped()
             code = self._process.returncode
             if code == -signal.SIGXCPU:
                 raise ChildTimeoutError
@@ -124,11 +123,16 @@ class Child:
         """Kill it, and return when it is gone. Never raises."""
         self.kill()
         self._requests.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _END_SECONDS)
+        await self._reaped()
         await asyncio.wait([self._chatter], timeout=_END_SECONDS if self.is_dead else 0)
         self._chatter.cancel()
         await asyncio.wait([self._chatter])
+
+    async def _reaped(self) -> None:
+        """Return when its exit code is known, or soon. Not by `wait_for`, which may swallow a cancellation."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_END_SECONDS):
+                await self._process.wait()
 
     async def _greet(self) -> None:
         line = await self.answer(_START_SECONDS)

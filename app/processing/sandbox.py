@@ -129,7 +129,7 @@ class Sandbox:
     async def _run(self, seat: _Seat) -> None:
         """Work until cancelled."""
         try:
-            while True:
+            while not self._is_closed:
                 try:
                     await self._turn(seat)
                 except ChildTimeoutError:

@@ -241,6 +241,17 @@ async def test_closing_early_ends_what_still_works_on_the_files(misbehaving: Ben
     assert time.monotonic() - began < SECONDS, "nobody waited for the time limit"
 
 
+async def test_who_shared_a_child_with_files_that_were_given_up_is_not_blamed(tmp_path: Path) -> None:
+    async with bench(tmp_path / "objects", processes=1, processors=("misbehave",)) as made:
+        staying = asyncio.create_task(made.process(made.stored(b"sleep")))
+        leaving = asyncio.create_task(made.process(made.stored(b"nothing")))
+        seats = made.sandbox._seats  # noqa: SLF001 - no other way to know that the child has both
+        await until(lambda: any(len(seat.given) == 2 for seat in seats))
+        leaving.cancel()
+        (outcome,) = await staying
+    assert code(outcome) is None
+
+
 async def test_a_child_killed_while_it_rests_is_replaced_and_nobody_blamed(misbehaving: Bench) -> None:
     await misbehaving.process(misbehaving.stored(*[b"nothing"] * 20))
     for child in children():
@@ -304,3 +315,16 @@ async def test_a_database_out_of_reach_is_said_before_anything_begins(tmp_path: 
         with pytest.raises(LookupError):
             await anext(sandbox.process(made.stored(b"words")))
         await sandbox.close()
+
+
+async def test_closing_at_any_moment_comes_to_an_end(tmp_path: Path) -> None:
+    for number in range(12):
+        async with bench(tmp_path / "objects", processors=("misbehave",)) as made:
+            words = [b"exit", b"nothing"] * 10
+            working = asyncio.create_task(made.process(made.stored(*words)))
+            await asyncio.sleep(number * 0.05)  # in the start, in the middle of a child's end, in between
+            async with asyncio.timeout(20):
+                await made.sandbox.close()
+                outcomes = await working
+            assert {code(one) for one in outcomes if not one.blameless} <= {None, "processor-crashed"}
+    assert children() == []

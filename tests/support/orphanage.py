@@ -11,7 +11,7 @@ from tests.support.workbench import bench
 
 
 async def main(folder: Path) -> None:
-    async with bench(folder, processes=1, processors=("misbehave",)) as made:
+    async with bench(folder, processes=1, processors=("misbehave",), seconds=1000) as made:
         working = asyncio.create_task(made.process(made.stored(b"loop"), seconds=1000))
         while not (children := psutil.Process().children()) or children[0].cpu_times().user < 0.5:
             await asyncio.sleep(0.05)
