@@ -63,8 +63,6 @@ BREACHES: Final = [
     ("uploads_completed_at_when_final", UPLOAD.format(change="completed_at = NULL", status="cancelled")),
     ("uploads_error_when_failed", UPLOAD.format(change="error = NULL", status="failed")),
     ("uploads_lease_only_when_processing", UPLOAD.format(change="lease_expires_at = now()", status="pending")),
-    ("uploads_attempts_before_within", UPLOAD.format(change="attempts_before = 1", status="pending")),
-    ("uploads_retry_only_when_pending", UPLOAD.format(change="retry_at = now()", status="failed")),
     ("objects_size_not_negative", "UPDATE objects SET size_bytes = -1"),
 ]
 

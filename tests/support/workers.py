@@ -21,7 +21,7 @@ class Worker:
 
     def __init__(self, log_path: Path, **settings: object) -> None:
         self.log_path: Final = log_path
-        self.settings: Final = {"log_format": "json", "log_level": "debug", **settings}
+        self.settings: Final = {"log_format": "json", "log_level": "debug", "processor_processes": 1, **settings}
         self.process: subprocess.Popen[bytes] | None = None
         self._said_before = 0
 
