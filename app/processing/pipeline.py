@@ -38,6 +38,8 @@ log: Final = structlog.get_logger("boatload.processing")
 
 GROUP_UPLOADS: Final = 1000
 """Most uploads that end in one transaction, so that none holds a batch for long."""
+GROUP_BYTES: Final = 8 << 20
+"""Most bytes of thumbnails that are stored at once."""
 _AGAIN_SECONDS: Final = 0.5
 """How long to wait with what the database did not take."""
 _GIVE_BACK_SECONDS: Final = 5
@@ -138,10 +140,19 @@ class Pipeline:
                 self._wake.clear()
                 while self._ends:
                     await self._give_way()
-                    group = self._ends[:GROUP_UPLOADS]
-                    del self._ends[:GROUP_UPLOADS]
-                    await self._commit(group)
+                    await self._commit(self._take_group())
             renewing.cancel()
+
+    def _take_group(self) -> list[_End]:
+        """Take what has ended, as much of it as one transaction and one write of thumbnails may be about."""
+        count = size = 0
+        for end in self._ends[:GROUP_UPLOADS]:
+            size += len(end.thumbnail or b"")
+            if count and size > GROUP_BYTES:
+                break
+            count += 1
+        group, self._ends[:count] = self._ends[:count], []
+        return group
 
     async def close(self, seconds: float) -> None:
         """Wait so long for what was begun, then give the rest back at once, and end `run`."""
