@@ -174,6 +174,6 @@ async def test_a_thousand_patient_clients_are_all_answered(api: httpx.AsyncClien
     assert not any(one.done() for one in waiting)
     began = time.monotonic()
     await api.post(f"{url}/seal")
-    answers = await asyncio.wait_for(asyncio.gather(*waiting), 20)
+    answers = await asyncio.wait_for(asyncio.gather(*waiting), 60)
     assert {(one.status_code, one.json()["status"]) for one in answers} == {(200, "completed")}
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40, "woken, not timed out"
