@@ -1,35 +1,27 @@
 """What a worker gets done: files/s by `inspect`, and thumbnails/s beside a bare Pillow loop on the same cores.
 
-`python benchmarks/processing.py [--quick] [--dir FOLDER]`, or `run` on a database of your own. The files are taken in
-first, by a service that processes nothing; then a worker starts, and the clock runs from there to the end of the batch:
-queue, claims, children with their start, thumbnails made durable, results committed.
+The files are taken in first, by a service that processes nothing; then a worker starts, and the clock runs from there
+to the end of the batch: queue, claims, children with their start, thumbnails made durable, results committed.
 """
 
-import argparse
 import asyncio
 import io
 import os
 import random
-import shutil
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-import structlog
-from databases import create_database
+from client import WrongAnswerError
 from PIL import Image, ImageOps
 
 from app.api.multipart import MultipartBody
 from app.bootstrap import Services, running
 from app.db import migrate
-from app.db.embedded import EmbeddedPostgres
 from app.domain.batch import FINAL_BATCH, BatchStatus
 from app.domain.ids import LOCAL_OWNER
 from app.ingest.receive import Target
@@ -40,10 +32,6 @@ POLL_SECONDS: Final = 0.02
 PER_REQUEST: Final = 500
 THUMBNAIL_PIXELS: Final = 512
 _SEED: Final = 20_261_125
-
-
-class WrongEndError(Exception):
-    """A batch did not end as it should, so its time counts for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +45,7 @@ class Rates:
     def render(self) -> list[str]:
         """Return them as Markdown."""
         return [
+            "",
             "## Processing, by one worker process",
             "",
             "| | files/s |",
@@ -69,7 +58,7 @@ class Rates:
 
 
 def run(folder: Path, dsn: str, *, texts: int = 5000, photos: int = 400) -> Rates:
-    """Measure on the empty database of `dsn`, with the bytes in `folder`. Raises WrongEndError."""
+    """Measure on the empty database of `dsn`, with the bytes in `folder`. Raises WrongAnswerError."""
     migrate.upgrade(dsn)
     chance = random.Random(_SEED)
     words = [b"%d plain words of no meaning\n" % chance.getrandbits(64) * 90 for _ in range(texts)]
@@ -90,7 +79,7 @@ async def _measure(folder: Path, dsn: str, files: Sequence[bytes], processors: t
             await asyncio.sleep(POLL_SECONDS)  # the worker runs in this process, as it does in `serve`
         seconds = time.monotonic() - began
     if batch.status is not BatchStatus.COMPLETED or batch.successful_uploads != len(files):
-        raise WrongEndError(f"{batch.successful_uploads} of {len(files)} files were processed")
+        raise WrongAnswerError(f"{batch.successful_uploads} of {len(files)} files were processed")
     return len(files) / seconds
 
 
@@ -109,7 +98,7 @@ async def _take_in(services: Services, files: Sequence[bytes]) -> UUID:
             Target(LOCAL_OWNER, find_batch),
         )
         if receipt.error:
-            raise WrongEndError(receipt.error.detail)
+            raise WrongAnswerError(receipt.error.detail)
     return batch.id
 
 
@@ -146,35 +135,3 @@ def _thumbnail(data: bytes) -> int:
         written = io.BytesIO()
         ImageOps.exif_transpose(image).save(written, "WEBP", quality=80)
     return len(written.getvalue())
-
-
-def main() -> int:
-    """Measure on a PostgreSQL of its own and print the rates; return the exit status."""
-    parser = argparse.ArgumentParser(prog="benchmarks/processing.py", description="What a worker gets done.")
-    parser.add_argument("--quick", action="store_true", help="few files: does it work at all?")
-    parser.add_argument("--dir", type=Path, default=Path("/var/tmp"), help="a folder on the disk; %(default)s")
-    arguments = parser.parse_args()
-    structlog.configure(
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        wrapper_class=structlog.make_filtering_bound_logger("warning"),
-    )
-    texts, photos = (200, 16) if arguments.quick else (5000, 400)
-    with _work_folder(arguments.dir) as folder, EmbeddedPostgres(folder / "postgres", "18") as postgres:
-        dsn = create_database(postgres.dsn, "bench_processing")
-        rates = run(folder / "data", dsn, texts=texts, photos=photos)
-    print("\n".join(rates.render()))
-    return 0
-
-
-@contextmanager
-def _work_folder(parent: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="boatload-bench-", dir=parent))
-    try:
-        folder.chmod(0o755)  # PostgreSQL may be another user
-        yield folder.resolve()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import processing
 import structlog
 from client import WrongAnswerError
 from contenders import CONTENDERS, Contender
@@ -110,6 +111,10 @@ def _run(
                     for server, idle_bytes, measurements in zip(servers, idle, columns, strict=True)
                 ]
         live = list(live_tables(folder, dsn, arguments.only, rounds=rounds, quick=arguments.quick))
+        if "processing" in arguments.only:
+            texts, photos = (200, 16) if arguments.quick else (5000, 200)
+            database = create_database(dsn, "bench_processing")
+            live += processing.run(folder / "processing", database, texts=texts, photos=photos).render()
     return rows, environment, live
 
 
@@ -158,7 +163,7 @@ def _arguments() -> argparse.Namespace:
 
         return parse
 
-    workloads = [*(workload.name for workload in FULL), *LIVE]
+    workloads = [*(workload.name for workload in FULL), *LIVE, "processing"]
     contenders = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="The service and its peers, side by side.")
     parser.add_argument("--quick", action="store_true", help="small jobs, one round: does it work at all?")
