@@ -117,12 +117,12 @@ def test_each_bad_file_fails_for_its_own_reason_and_the_rest_completes(misbehavi
         "cut": (stored(picture(300, 200), "JPEG")[:900], "image-unreadable"),
         "own": (b"refuse", "not-wanted"),
     }
-    files = [File("good", b"words %d" % number) for number in range(194)]
+    files = [File("good", b"words %d" % number) for number in range(994)]
     for number, (name, (data, _)) in enumerate(bad.items()):
-        files.insert(5 + 30 * number, File(name, data))
+        files.insert(5 + 150 * number, File(name, data))
     with misbehaving.client() as client:
         batch = finished(client, send(client, "/v1/uploads", *files).json()["url"], seconds=120)
-        assert counts(batch) == (200, 200, 194, 6)
+        assert counts(batch) == (1000, 1000, 994, 6)
         failed = {one["filename"]: one["error"] for one in all_uploads(client, batch["url"]) if one["error"]}
         assert {name: error["type"] for name, error in failed.items()} == {
             name: f"/problems/{code}" for name, (_, code) in bad.items()
