@@ -15,8 +15,12 @@ from app.domain.limits import Limits
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
+from app.ingest.ledger import Ledger
+from app.ingest.manifest import Manifests
 from app.ingest.receive import Receiver
+from app.ingest.resumable import Resumable
 from app.ingest.uploads import UploadService
+from app.ingest.writers import Writers
 from app.jobs import queue
 from app.processing.pipeline import Pipeline
 from app.processing.sandbox import Sandbox
@@ -42,6 +46,8 @@ class Services:
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
+    manifests: Manifests
+    resumable: Resumable
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -92,17 +98,31 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         if settings.worker:
             background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
 
-        receiver = Receiver(
-            store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
-        )
+        budget = Budget(settings.buffer_bytes)
+        receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=new_id)
         stack.callback(receiver.close)
+        uploads = UploadService(database, store, clock=utc_now)
+        resumable = Resumable(
+            store=store,
+            ledger=Ledger(database, clock=utc_now),
+            writers=Writers(database),
+            group=group,
+            uploads=uploads,
+            budget=budget,
+            limits=limits,
+            clock=utc_now,
+            new_id=new_id,
+        )
+        stack.push_async_callback(resumable.close)
         yield Services(
             database=database,
             store=store,
             limits=limits,
             receiver=receiver,
             batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
-            uploads=UploadService(database, store, clock=utc_now),
+            uploads=uploads,
+            manifests=Manifests(database, limits, clock=utc_now, new_id=new_id),
+            resumable=resumable,
             cursor_key=cursor_key,
             background=tuple(background),
         )

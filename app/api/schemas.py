@@ -121,7 +121,10 @@ class Result:
 
     index: Annotated[int, Field(description="Its place among the file parts, from 0.")]
     filename: str
-    status: Literal["stored", "duplicate", "rejected"]
+    status: Annotated[
+        Literal["stored", "duplicate", "rejected"],
+        Field(description="A duplicate is an upload like any other; its bytes were in your uploads already."),
+    ]
     upload: Upload | None
     problem: Problem | None
 
@@ -220,20 +223,24 @@ def upload_out(upload: DomainUpload) -> Upload:
         version=upload.batch_version,
         created_at=upload.created_at,
         completed_at=upload.completed_at,
-        content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id else None,
+        content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id and upload.sha256 else None,
         thumbnail_url=None,
     )
 
 
-def result_out(index: int, upload: DomainUpload) -> Result:
-    """Return what became of a file part, from the row it made."""
+def result_out(index: int, upload: DomainUpload, *, duplicate: bool) -> Result:
+    """Return what became of a file part, from the row it made. A `duplicate` refers to bytes that were there."""
     shown = upload_out(upload)
-    return Result(index, upload.filename, "rejected" if shown.error else "stored", shown, shown.error)
+    status: Literal["stored", "duplicate", "rejected"] = "duplicate" if duplicate else "stored"
+    return Result(index, upload.filename, "rejected" if shown.error else status, shown, shown.error)
 
 
 def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) -> bytes:
     """Return the results of file parts as JSON, one behind the other."""
-    results = [result_out(arrival.index, upload) for arrival, upload in zip(arrivals, uploads, strict=True)]
+    results = [
+        result_out(arrival.index, upload, duplicate=arrival.duplicate)
+        for arrival, upload in zip(arrivals, uploads, strict=True)
+    ]
     return _RESULTS.dump_json(results)[1:-1]
 
 

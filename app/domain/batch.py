@@ -232,6 +232,18 @@ def cancel(batch: Batch, delta: Tally, *, now: datetime) -> Batch:
     return replace(advance(batch, delta, now=now), status=BatchStatus.CANCELLED, completed_at=now, error_message=None)
 
 
+def reopen(batch: Batch) -> Batch:
+    """Return a batch for which bytes come after it was finished: back in `processing`. To be advanced; see `advance`.
+
+    Raises BatchClosedError where it was cancelled.
+    """
+    if batch.status is BatchStatus.CANCELLED:
+        raise BatchClosedError("The batch is cancelled.", batch_status=batch.status)
+    if batch.status in FINAL_BATCH:
+        return replace(batch, status=BatchStatus.PROCESSING, completed_at=None, error_message=None)
+    return batch
+
+
 def _settle(batch: Batch, now: datetime) -> Batch:
     """Return the batch in the state that its counts and its seal call for."""
     if batch.status in FINAL_BATCH:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from app.domain.errors import BoatloadError, FileTooLargeError
 from app.domain.ids import Ids
@@ -32,6 +33,14 @@ class Arrival:
     """The bytes of a small file, still in memory."""
     writer: ObjectWriter | None = None
     """The object of a big file, synced; owned by whoever has the arrival, to be closed once its row is committed."""
+    ref: str | None = None
+    """The client's own name for it; where the batch has an upload of that ref, that one is filled or compared."""
+    fills: UUID | None = None
+    """The upload of the batch that it fills, or is compared with."""
+    duplicate: bool = False
+    """Set once it is kept: the owner's bytes were there already, and the upload refers to those."""
+    already: bool = False
+    """Set once it is kept: so was the upload, and nothing was changed."""
 
     @property
     def memory_bytes(self) -> int:

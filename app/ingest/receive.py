@@ -58,6 +58,8 @@ class Receipt:
 
     batch: Batch | None = None
     outcomes: list[Upload] = field(default_factory=list)
+    duplicates: list[bool] = field(default_factory=list)
+    """For each outcome whether the owner's bytes were there already."""
     drafts: list[bytes] = field(default_factory=list)
     """What the target's `draft` wrote of the outcomes, a piece for each run of them."""
     error: BoatloadError | None = None
@@ -248,6 +250,7 @@ class _Session:
                 submission, (batch, uploads) = answer
                 self.receipt.batch = batch
                 self.receipt.outcomes += uploads
+                self.receipt.duplicates += [arrival.duplicate for arrival in submission.arrivals]
                 self.receipt.drafts += [submission.drafted] if submission.drafted else []
         refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
         if isinstance(refused, BoatloadError):

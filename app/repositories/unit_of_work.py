@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.repositories.batches import Batches
 from app.repositories.objects import Objects
+from app.repositories.receiving import ReceivingUploads
 from app.repositories.service_keys import ServiceKeys
 from app.repositories.uploads import Uploads
 
@@ -24,6 +25,7 @@ class UnitOfWork:
     connection: "Connection"
     batches: Batches
     uploads: Uploads
+    receiving: ReceivingUploads
     objects: Objects
     service_keys: ServiceKeys
 
@@ -33,6 +35,7 @@ def _bind(connection: "Connection") -> UnitOfWork:
         connection=connection,
         batches=Batches(connection),
         uploads=Uploads(connection),
+        receiving=ReceivingUploads(connection),
         objects=Objects(connection),
         service_keys=ServiceKeys(connection),
     )

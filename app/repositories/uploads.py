@@ -194,14 +194,14 @@ class Uploads:
             [upload.received_bytes for upload in uploads],
             [upload.content_type for upload in uploads],
             [upload.sha256 for upload in uploads],
-            [_error_json(upload.error) for upload in uploads],
+            [error_json(upload.error) for upload in uploads],
             [upload.object_offset for upload in uploads],
         )
 
     async def find(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Return the owner's upload, or None where there is none of theirs."""
         row = await self._connection.fetchrow(FIND, upload_id, user_id)
-        return _upload(row) if row else None
+        return upload_of(row) if row else None
 
     async def list_page(
         self, batch_id: UUID, user_id: UUID, *, status: UploadStatus | None, after: UUID, limit: int
@@ -211,7 +211,7 @@ class Uploads:
             rows = await self._connection.fetch(LIST, batch_id, user_id, after, limit)
         else:
             rows = await self._connection.fetch(LIST_BY_STATUS, batch_id, user_id, after, limit, status)
-        return [_upload(row) for row in rows]
+        return [upload_of(row) for row in rows]
 
     async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:
         """Return the batches, each once, that the uploads are in at this moment."""
@@ -227,7 +227,7 @@ class Uploads:
         rows = await self._connection.fetch(
             CLAIM, list(upload_ids), lease, now, list(versions.keys()), list(versions.values())
         )
-        return [Claimed(_upload(row), UploadStatus(row["status_before"])) for row in rows]
+        return [Claimed(upload_of(row), UploadStatus(row["status_before"])) for row in rows]
 
     async def finish(
         self, finished: Sequence[Finished], *, versions: Mapping[UUID, int], now: datetime
@@ -244,7 +244,7 @@ class Uploads:
             [end.upload.attempts for end in finished],
             [end.status for end in finished],
             [end.detected_type for end in finished],
-            [_error_json(end.error) for end in finished],
+            [error_json(end.error) for end in finished],
             [versions.get(end.upload.batch_id) if end.upload.batch_id else None for end in finished],
         )
         return [(row["batch_id"], UploadStatus(row["status"])) for row in rows]
@@ -272,7 +272,7 @@ class Uploads:
     async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""
         row = await self._connection.fetchrow(DELETE, upload_id, user_id)
-        return _upload(row) if row else None
+        return upload_of(row) if row else None
 
     async def delete_all(self, batch_id: UUID) -> None:
         """Delete every upload of a batch that this transaction has locked."""
@@ -293,11 +293,12 @@ def _kind(upload: Upload) -> _Kind:
     return upload.user_id, upload.batch_id, upload.object_id or _NIL, upload.batch_version, upload.created_at
 
 
-def _error_json(error: Refusal | None) -> str | None:
+def error_json(error: Refusal | None) -> str | None:
+    """Return an error as its column has it."""
     return json.dumps({"code": error.code, "detail": error.detail}) if error else None
 
 
-def _upload(row: "asyncpg.Record") -> Upload:
+def upload_of(row: "asyncpg.Record") -> Upload:
     """Read the columns of COLUMNS; others that a statement adds are passed over."""
     error = json.loads(row["error"]) if row["error"] else None
     return Upload(

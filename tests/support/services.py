@@ -22,8 +22,12 @@ from app.ingest.arrival import Arrival
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
+from app.ingest.ledger import Ledger
+from app.ingest.manifest import Manifests
 from app.ingest.receive import Receipt, Receiver, Target
+from app.ingest.resumable import Resumable
 from app.ingest.uploads import UploadService
+from app.ingest.writers import Writers
 from app.processing.pipeline import Pipeline
 from app.processing.sandbox import Sandbox
 from app.processing.sweeps import Sweeper
@@ -88,6 +92,8 @@ class Services:
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
+    manifests: Manifests
+    resumable: Resumable
     pipeline: Pipeline
     sweeper: Sweeper
 
@@ -180,6 +186,18 @@ async def serving(
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
         sandbox = sandbox or Sandbox(folder, log_level="warning", log_format="console")
+        uploads = UploadService(database, store, clock=clock)
+        resumable = Resumable(
+            store=store,
+            ledger=Ledger(database, clock=clock),
+            writers=Writers(database),
+            group=group,
+            uploads=uploads,
+            budget=budget,
+            limits=limits,
+            clock=clock,
+            new_id=ids,
+        )
         running = asyncio.create_task(group.run())
         yield Services(
             dsn=dsn,
@@ -191,7 +209,9 @@ async def serving(
             budget=budget,
             receiver=receiver,
             batches=BatchService(database, limits, clock=clock, new_id=ids),
-            uploads=UploadService(database, store, clock=clock),
+            uploads=uploads,
+            manifests=Manifests(database, limits, clock=clock, new_id=ids),
+            resumable=resumable,
             pipeline=Pipeline(
                 database, sandbox, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
             ),
@@ -200,6 +220,7 @@ async def serving(
         group.stop()
         await asyncio.wait_for(running, 30)
         receiver.close()
+        await resumable.close()
         await sandbox.close()
     finally:
         await database.close()
@@ -239,6 +260,11 @@ class FlakyStore:
     def create(self, object_id: UUID, *, big: bool = False) -> ObjectWriter:
         self.before("create")
         return FlakyWriter(self, self._inner.create(object_id, big=big))
+
+    def reopen(self, object_id: UUID, *, at: int) -> ObjectWriter | None:
+        self.before("reopen")
+        inner = self._inner.reopen(object_id, at=at)
+        return FlakyWriter(self, inner) if inner else None
 
     def open(self, object_id: UUID) -> ObjectReader:
         self.before("open")
