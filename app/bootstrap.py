@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
 from app.ingest.receive import Receiver
 from app.ingest.resumable import Resumable
+from app.ingest.single import SingleFiles
 from app.ingest.uploads import UploadService
 from app.ingest.writers import Writers
 from app.jobs import queue
@@ -34,6 +36,7 @@ from app.storage.pack import PackWriter
 log: Final = structlog.get_logger("boatload")
 
 _END_SECONDS: Final = 10
+_HASHERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Services:
     uploads: UploadService
     manifests: Manifests
     resumable: Resumable
+    single_files: SingleFiles
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -99,6 +103,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             background += _start_worker(stack, settings, dsn, database=database, store=store, group=group)
 
         budget = Budget(settings.buffer_bytes)
+        hashers = stack.enter_context(ThreadPoolExecutor(_HASHERS, thread_name_prefix="hash-single"))
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=new_id)
         stack.callback(receiver.close)
         uploads = UploadService(database, store, clock=utc_now)
@@ -123,6 +128,17 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             uploads=uploads,
             manifests=Manifests(database, limits, clock=utc_now, new_id=new_id),
             resumable=resumable,
+            single_files=SingleFiles(
+                database=database,
+                store=store,
+                group=group,
+                resumable=resumable,
+                budget=budget,
+                limits=limits,
+                hashers=hashers,
+                clock=utc_now,
+                new_id=new_id,
+            ),
             cursor_key=cursor_key,
             background=tuple(background),
         )

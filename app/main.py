@@ -12,7 +12,7 @@ from app.api import problems
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.request_log import RequestLog
-from app.api.routes import batches, content, docs, health, uploads
+from app.api.routes import batches, content, docs, files, health, manifest, uploads
 from app.bootstrap import running
 from app.settings import Settings
 
@@ -51,7 +51,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     )
     app.add_middleware(RequestLog)
     docs.mount_assets(app)
-    for module in (batches, uploads, content, health, docs):
+    for module in (batches, manifest, files, uploads, content, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 

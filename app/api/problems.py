@@ -34,6 +34,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.SizeExceededError: (413, "More than declared"),
     errors.SizeConflictError: (409, "Another size"),
     errors.InvalidOffsetError: (400, "Invalid offset"),
+    errors.ContentRangeError: (400, "Content-Range not understood"),
     errors.InvalidDigestError: (400, "Invalid digest"),
     errors.DigestMismatchError: (422, "Digest mismatch"),
     errors.ChecksumMismatchError: (422, "Checksum mismatch"),
@@ -116,7 +117,14 @@ def install(app: FastAPI, methods_of: Callable[[str], Sequence[str]]) -> None:
 
 async def _boatload_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BoatloadError)
-    return answer(of_error(error))
+    return answer_error(error)
+
+
+def answer_error(error: BoatloadError, **headers: str) -> Response:
+    """Return the response for an error of ours; where an upload goes on is in a header as well."""
+    if isinstance(error, errors.OffsetMismatchError):
+        headers["Upload-Offset"] = str(error.offset)
+    return answer(of_error(error), headers)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

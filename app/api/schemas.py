@@ -14,9 +14,12 @@ from pydantic_core import to_json
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
 from app.domain.batch import BatchStatus
+from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_MANIFEST_ENTRIES, MAX_REF_BYTES
+from app.domain.receiving import Action
 from app.domain.upload import Upload as DomainUpload
 from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
+from app.ingest.manifest import Declared
 
 _METADATA_BYTES: Final = 16 * 1024
 _NUL: Final = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -51,6 +54,63 @@ class NewBatch(BaseModel):
     expires_in_seconds: Annotated[
         int | None, Field(ge=1, le=_MAX_EXPIRES_SECONDS, description="From then on it takes no more uploads.")
     ] = None
+
+
+class ManifestEntry(BaseModel):
+    """A file that is to come."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ref: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_REF_BYTES,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="Your own name for it, unique in the batch; what makes a re-send safe.",
+        ),
+    ]
+    filename: Annotated[str, Field(description="A plain relative path, up to 255 bytes.")]
+    size_bytes: Annotated[int, Field(ge=0, le=2**62)]
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="64 hex digits.")] = None
+    content_type: Annotated[str | None, Field(max_length=MAX_CONTENT_TYPE_BYTES, pattern=r"^[\x20-\x7e]+$")] = None
+
+
+class Manifest(BaseModel):
+    """Files that are to come, all of them or some."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    entries: Annotated[list[ManifestEntry], Field(max_length=MAX_MANIFEST_ENTRIES)] = []
+    seal: Annotated[bool, Field(description="Nothing more will be declared; what is declared may still be sent.")] = (
+        False
+    )
+
+
+@dataclass(slots=True)
+class ManifestResult:
+    """What is left to do for one entry."""
+
+    ref: str | None
+    action: Annotated[
+        Action,
+        Field(
+            description="`upload`: send it from its first byte. `resume`: go on at `offset`. `have`: it is here."
+        ),
+    ]
+    offset: Annotated[int, Field(description="How many bytes are stored.")]
+    upload_id: UUID
+    status: UploadStatus
+    url: str
+    content_url: Annotated[str, Field(description="PUT the bytes here.")]
+
+
+@dataclass(slots=True)
+class ManifestAnswer:
+    """The batch, and what is left to do for each entry, in their order."""
+
+    batch: "Batch"
+    entries: list[ManifestResult]
 
 
 @dataclass(slots=True)
@@ -161,6 +221,7 @@ class Health:
     status: Literal["ok"]
 
 
+MANIFEST: Final = TypeAdapter(ManifestAnswer)
 BATCH: Final = TypeAdapter(Batch)
 UPLOAD: Final = TypeAdapter(Upload)
 BATCH_PAGE: Final = TypeAdapter(BatchPage)
@@ -233,6 +294,17 @@ def result_out(index: int, upload: DomainUpload, *, duplicate: bool) -> Result:
     shown = upload_out(upload)
     status: Literal["stored", "duplicate", "rejected"] = "duplicate" if duplicate else "stored"
     return Result(index, upload.filename, "rejected" if shown.error else status, shown, shown.error)
+
+
+def manifest_out(batch: domain.Batch, declared: Sequence[Declared]) -> ManifestAnswer:
+    """Return what is left to do for the entries of a manifest."""
+    return ManifestAnswer(batch_out(batch), [_manifest_result(one) for one in declared])
+
+
+def _manifest_result(one: Declared) -> ManifestResult:
+    upload = one.upload
+    url = f"/v1/uploads/{upload.id}"
+    return ManifestResult(upload.ref, one.action, one.offset, upload.id, upload.status, url, f"{url}/content")
 
 
 def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) -> bytes:

@@ -113,6 +113,12 @@ class InvalidOffsetError(BoatloadError):
     code = "invalid-offset"
 
 
+class ContentRangeError(BoatloadError):
+    """A piece that names its place by Content-Range (RFC 9110 §14.5)."""
+
+    code = "content-range"
+
+
 class InvalidDigestError(BoatloadError):
     """A digest in a form that cannot be read, or of a kind that is not known."""
 

@@ -24,12 +24,16 @@ from app.domain.errors import (
     UploadGoneError,
 )
 from app.domain.limits import MAX_MANIFEST_ENTRIES
-from app.domain.upload import Upload, UploadStatus
+from app.domain.upload import Refusal, Upload, UploadStatus
 
 _NAMED: Final = 20
 """So many refs are named in an error."""
 _HOPELESS: Final = frozenset({"invalid-filename"})
 """Refusals that other bytes would not mend."""
+
+
+Place = tuple[UUID, int]
+"""An object, and an offset in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,3 +191,47 @@ def check_piece(known: Receiving, *, offset: int, length: int | None, final_size
 def too_much(size: int) -> SizeExceededError:
     """Return the error for bytes past the declared size."""
     return SizeExceededError(f"The upload was declared with {size} bytes, and this is more.", size_bytes=size)
+
+
+def accepted(upload: Upload, size: int, sha256: bytes, place: Place, *, version: int, now: datetime) -> Upload:
+    """Return the upload with all its bytes, waiting to be processed."""
+    return upload._replace(
+        status=UploadStatus.PENDING,
+        size_bytes=size,
+        received_bytes=size,
+        sha256=sha256,
+        error=None,
+        object_id=place[0],
+        object_offset=place[1],
+        batch_version=version,
+        updated_at=now,
+        completed_at=None,
+    )
+
+
+def refused(upload: Upload, why: Refusal, *, version: int, now: datetime) -> Upload:
+    """Return the upload failed, and without its bytes."""
+    return upload._replace(
+        status=UploadStatus.FAILED,
+        received_bytes=0,
+        error=why,
+        object_id=None,
+        object_offset=None,
+        batch_version=version,
+        updated_at=now,
+        completed_at=now,
+    )
+
+
+def moved(upload: Upload, received: int, object_id: UUID | None, *, version: int, now: datetime) -> Upload:
+    """Return the upload `receiving`, with so many durable bytes in that object."""
+    return upload._replace(
+        status=UploadStatus.RECEIVING,
+        received_bytes=received,
+        error=None,
+        object_id=object_id,
+        object_offset=0 if object_id else None,
+        batch_version=version,
+        updated_at=now,
+        completed_at=None,
+    )

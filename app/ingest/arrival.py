@@ -102,6 +102,11 @@ class Assembly:
         elif len(arrival.pieces) > _MOST_PIECES:
             arrival.pieces = [b"".join(arrival.pieces)]
 
+    @property
+    def refused(self) -> bool:
+        """Whether it was refused, so that more of it is of no use."""
+        return self._arrival.refusal is not None
+
     def refuse(self, error: BoatloadError) -> None:
         """Turn it into a refusal; what was written is removed."""
         arrival = self._arrival

@@ -20,9 +20,10 @@ from app.domain.batch import Batch, new_batch
 from app.domain.errors import BoatloadError, StorageUnavailableError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
+from app.domain.receiving import Place
 from app.domain.upload import Upload, UploadStatus
 from app.ingest.arrival import Arrival
-from app.ingest.joining import Joined, Joiner, Known, Place
+from app.ingest.joining import Joined, Joiner, Known
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.storage.pack import PackWriter
@@ -98,8 +99,8 @@ class GroupCommit:
         """Make the arrivals durable and part of their batch, all or none.
 
         Bytes that their owner has in the store already are not written again. Takes the arrivals over: their writers
-        are closed, their bytes gone from memory, however it ends. Returns the batch as it then is, and the uploads in the
-        order of the arrivals. Raises NotFoundError, BatchClosedError, TooManyUploadsError, BatchFullError,
+        are closed, their bytes gone from memory, however it ends. Returns the batch as it then is, and the uploads in
+        the order of the arrivals. Raises NotFoundError, BatchClosedError, TooManyUploadsError, BatchFullError,
         RefConflictError, UploadGoneError, StorageFullError, StorageUnavailableError or DatabaseUnavailableError; after
         the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
         """

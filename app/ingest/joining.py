@@ -10,12 +10,10 @@ from app.domain.batch import FINAL_BATCH, Batch, Tally, admit, advance, reopen, 
 from app.domain.errors import DigestMismatchError, NotFoundError, RefConflictError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
-from app.domain.receiving import Receiving, check_open
-from app.domain.upload import FINAL_UPLOAD, Refusal, Upload, UploadStatus
+from app.domain.receiving import Place, Receiving, accepted, check_open, refused
+from app.domain.upload import Refusal, Upload, UploadStatus
 from app.ingest.arrival import Arrival
 
-Place = tuple[UUID, int]
-"""An object, and an offset in it."""
 Known = dict[UUID | tuple[UUID, str], Receiving]
 """Uploads that stand there already, by their id, and by batch and ref."""
 
@@ -122,51 +120,6 @@ def _fill(
         known[before.batch_id, before.ref] = found
     grown = advance(reopen(batch), tally([after]) + -tally([before]), now=now)
     return Joined(grown, [after], changed=[after])
-
-
-def accepted(upload: Upload, size: int, sha256: bytes, place: Place, *, version: int, now: datetime) -> Upload:
-    """Return the upload with all its bytes, waiting to be processed."""
-    return upload._replace(
-        status=UploadStatus.PENDING,
-        size_bytes=size,
-        received_bytes=size,
-        sha256=sha256,
-        error=None,
-        object_id=place[0],
-        object_offset=place[1],
-        batch_version=version,
-        updated_at=now,
-        completed_at=None,
-    )
-
-
-def refused(upload: Upload, why: Refusal, *, version: int, now: datetime) -> Upload:
-    """Return the upload failed, and without its bytes."""
-    return upload._replace(
-        status=UploadStatus.FAILED,
-        received_bytes=0,
-        error=why,
-        object_id=None,
-        object_offset=None,
-        batch_version=version,
-        updated_at=now,
-        completed_at=now,
-    )
-
-
-def moved(upload: Upload, received: int, object_id: UUID | None, *, version: int, now: datetime) -> Upload:
-    """Return the upload `receiving`, with so many durable bytes in that object."""
-    assert upload.status not in FINAL_UPLOAD or upload.sha256 is None
-    return upload._replace(
-        status=UploadStatus.RECEIVING,
-        received_bytes=received,
-        error=None,
-        object_id=object_id,
-        object_offset=0 if object_id else None,
-        batch_version=version,
-        updated_at=now,
-        completed_at=None,
-    )
 
 
 def _known(batch: Batch, arrival: Arrival, known: Mapping[UUID | tuple[UUID, str], Receiving]) -> Receiving | None:

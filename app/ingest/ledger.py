@@ -14,9 +14,8 @@ from app.db.pool import Database
 from app.domain.batch import advance, reopen, tally
 from app.domain.errors import BoatloadError, NotFoundError, UploadLockedError
 from app.domain.ids import Clock
-from app.domain.receiving import Receiving, check_open, check_piece
+from app.domain.receiving import Place, Receiving, accepted, check_open, check_piece, moved, refused
 from app.domain.upload import Refusal, Upload, UploadStatus
-from app.ingest.joining import Place, accepted, moved, refused
 from app.jobs import queue
 from app.repositories.unit_of_work import reading, unit_of_work
 
@@ -132,7 +131,7 @@ class Ledger:
                 await uow.batches.save([advance(reopen(batch), tally([after]) + -tally([before.upload]), now=now)])
             if after.status is UploadStatus.PENDING:
                 await queue.enqueue(uow.connection, [after.id])
-        return replace(before, upload=after)
+        return replace(before, upload=after, declared_sha256=known.declared_sha256)
 
 
 def _unmoved(row: Upload, known: Upload) -> bool:

@@ -14,6 +14,7 @@ from app.domain.limits import Limits
 from app.domain.receiving import (
     Action,
     NewUpload,
+    Place,
     Receiving,
     action_for,
     check_entries,
@@ -21,7 +22,6 @@ from app.domain.receiving import (
     check_same,
 )
 from app.domain.upload import Upload, UploadStatus
-from app.ingest.joining import Place
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, unit_of_work
 

@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import Final
 
 from app.domain.errors import (
     BoatloadError,
@@ -26,6 +26,7 @@ from app.ingest.group import GroupCommit, Submission
 from app.ingest.intake import Intake
 from app.ingest.ledger import Ledger
 from app.ingest.running_digests import RunningDigest, RunningDigests
+from app.ingest.uninterrupted import to_its_end
 from app.ingest.writers import Writer
 from app.storage.base import ObjectWriter, Store
 
@@ -36,8 +37,6 @@ SYNC_SECONDS: Final = 5.0
 ROW_SECONDS: Final = 1.0
 """The row follows the syncs at most this often, and at the end."""
 _CATCH_UP_BYTES: Final = 32 * STEP_BYTES
-
-T = TypeVar("T")
 
 
 class Piece:
@@ -105,16 +104,16 @@ class Piece:
         except BoatloadError as error:
             # Too much, or stopped. What was stopped keeps what it has.
             if isinstance(error, UploadLockedError):
-                await _to_its_end(self._keep())
+                await to_its_end(self._keep())
             raise
         except BaseException:
-            await _to_its_end(self._keep())
+            await to_its_end(self._keep())
             raise
-        await _to_its_end(self._finish())
+        await to_its_end(self._finish())
 
     async def close(self) -> None:
         """Let go of the bytes; those that no row needs are removed. Nothing is in memory afterwards."""
-        await _to_its_end(self._close())
+        await to_its_end(self._close())
 
     async def _close(self) -> None:
         if self._catching_up:
@@ -177,8 +176,8 @@ class Piece:
                     self._pending += chunks
                     self._pending_bytes += sum(map(len, chunks))
                     if (self._pending_bytes >= STEP_BYTES and not self._small) or not chunks:
-                        await _to_its_end(self._write())
-                    await _to_its_end(self._sync_in_time())
+                        await to_its_end(self._write())
+                    await to_its_end(self._sync_in_time())
         finally:
             stopped.cancel()
 
@@ -309,13 +308,3 @@ async def _bounded(body: AsyncIterator[bytes], most: int, error: BoatloadError) 
         if total > most:
             raise error
         yield chunk
-
-
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """Wait for what must not be left half done, even when cancelled."""
-    working = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

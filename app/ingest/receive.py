@@ -17,6 +17,7 @@ from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
 from app.ingest.group import Draft, GroupCommit, Kept, Submission
 from app.ingest.intake import Intake
+from app.ingest.uninterrupted import in_thread
 from app.storage.base import Store
 
 _HASHERS: Final = 2
@@ -221,7 +222,7 @@ class _Session:
             if task.done():
                 task.result()
         try:
-            await _to_its_end(self._work, chunks)
+            await in_thread(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
 
@@ -231,7 +232,7 @@ class _Session:
 
     async def finish(self) -> None:
         """End a body that came to its end: its last files, and the seal of a batch opened for it, in one commit."""
-        await _to_its_end(self._parser.finish)
+        await in_thread(self._parser.finish)
         if not self._reception.files:
             raise NoFilesError("The body holds no file part.")
         await self._submit(last=True)
@@ -296,13 +297,3 @@ class _Session:
             return submission, await self._group.submit(submission)
         finally:
             self._budget.give(memory)
-
-
-async def _to_its_end(work: Callable[..., None], *arguments: object) -> None:
-    """Run in a thread, and do not return before that is done, even when cancelled: what follows touches the same."""
-    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -87,6 +88,7 @@ class Resumable:
         body: AsyncIterator[bytes],
         length: int | None = None,
         final_size: int | None = None,
+        sha256: bytes | None = None,
         checks: Sequence[Check] = (),
     ) -> Upload:
         """Write `body` behind the durable bytes, which must be exactly `offset` of them.
@@ -94,8 +96,9 @@ class Resumable:
         `length`: what the body promises to hold, None where it is chunked. `final_size`: declares the size now. A body
         that breaks off keeps what is durable, and raises what `body` raised after the row says so. The last piece makes
         the upload whole: its digest is compared with the declared one, and it becomes `pending` with its job, in one
-        transaction. `checks` are over this piece alone; where one fails, or the body breaks off before they can be
-        asked, nothing of the piece is kept. An upload that failed without bytes begins anew.
+        transaction; `sha256` does for this call where none was declared. `checks` are over this piece alone; where one
+        fails, or the body breaks off before they can be asked, nothing of the piece is kept. An upload that failed
+        without bytes begins anew.
 
         Takes over from a writer that is still there: that one is stopped, what it made durable stays, and then the
         offset is compared.
@@ -120,6 +123,7 @@ class Resumable:
                     await asyncio.to_thread(taken.close)
                 raise
             self._writers.watch(writer, known.takeover)
+            known = replace(known, declared_sha256=known.declared_sha256 or sha256)
             piece = self._piece(known, writer, taken, checks)
             try:
                 await piece.receive(body)

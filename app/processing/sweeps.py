@@ -1,4 +1,4 @@
-"""What is done again and again so that nothing is forgotten: uploads without a job, bytes without an upload."""
+"""What is done again and again so that nothing is forgotten: uploads without job or bytes, bytes without upload."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +13,7 @@ from app.db.pool import Database
 from app.domain.errors import BoatloadError
 from app.domain.ids import Clock, made_at
 from app.jobs import queue
+from app.processing.expiry import expire_uploads
 from app.repositories.unit_of_work import reading, unit_of_work
 from app.storage.base import Store
 
@@ -22,6 +23,9 @@ _CHUNK: Final = 1000
 _NIL: Final = UUID(int=0)
 REQUEUE_SECONDS: Final = 3.0
 """How often uploads without a job are looked for."""
+
+EXPIRE_SECONDS: Final = 60.0
+"""How often uploads are looked for whose time has run out."""
 
 
 class Sweeper:
@@ -37,6 +41,7 @@ class Sweeper:
         """Sweep until `stop` is set; a sweep that fails is logged, and the next one tries again."""
         await asyncio.gather(
             _again_and_again(self.requeue_forgotten, min(REQUEUE_SECONDS, interval_seconds), stop),
+            _again_and_again(self.expire_uploads, min(EXPIRE_SECONDS, interval_seconds), stop),
             _again_and_again(self.remove_abandoned, interval_seconds, stop),
         )
 
@@ -54,6 +59,10 @@ class Sweeper:
         if requeued:
             log.info("enqueued again", uploads=requeued)
         return requeued
+
+    async def expire_uploads(self) -> int:
+        """Fail what was declared and did not come in time, and return how many."""
+        return await expire_uploads(self._database, self._clock)
 
     async def remove_abandoned(self) -> int:
         """Remove objects that no upload refers to, and return how many.

@@ -112,6 +112,13 @@ DROP_PARTIAL_BYTES: Final[LiteralString] = """
     SELECT coalesce(sum(received_bytes), 0)::bigint FROM begun
 """
 
+CANCEL: Final[LiteralString] = """
+    UPDATE uploads SET
+        status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2,
+        updated_at = $2
+    WHERE batch_id = $1 AND status = 'receiving'
+"""
+
 EXPIRED: Final[LiteralString] = """
     SELECT id, batch_id FROM uploads WHERE status = 'receiving' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
 """
@@ -223,6 +230,10 @@ class ReceivingUploads:
         """Let go of the bytes of what is `receiving` in a batch that this transaction has locked; return how many."""
         dropped: int = await self._connection.fetchval(DROP_PARTIAL_BYTES, batch_id)
         return dropped
+
+    async def cancel_all(self, batch_id: UUID, *, now: datetime) -> None:
+        """Cancel what is `receiving` in a batch that this transaction has locked and deletes."""
+        await self._connection.execute(CANCEL, batch_id, now)
 
     async def list_expired(self, *, now: datetime, limit: int) -> list[tuple[UUID, UUID | None]]:
         """Return uploads that are `receiving` past their time, longest first, each with its batch."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +27,7 @@ from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
 from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.resumable import Resumable
+from app.ingest.single import SingleFiles
 from app.ingest.uploads import UploadService
 from app.ingest.writers import Writers
 from app.processing.pipeline import Pipeline
@@ -94,6 +96,7 @@ class Services:
     uploads: UploadService
     manifests: Manifests
     resumable: Resumable
+    single_files: SingleFiles
     pipeline: Pipeline
     sweeper: Sweeper
 
@@ -186,6 +189,7 @@ async def serving(
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
         sandbox = sandbox or Sandbox(folder, log_level="warning", log_format="console")
+        hashers = ThreadPoolExecutor(2)
         uploads = UploadService(database, store, clock=clock)
         resumable = Resumable(
             store=store,
@@ -212,6 +216,17 @@ async def serving(
             uploads=uploads,
             manifests=Manifests(database, limits, clock=clock, new_id=ids),
             resumable=resumable,
+            single_files=SingleFiles(
+                database=database,
+                store=store,
+                group=group,
+                resumable=resumable,
+                budget=budget,
+                limits=limits,
+                hashers=hashers,
+                clock=clock,
+                new_id=ids,
+            ),
             pipeline=Pipeline(
                 database, sandbox, lease=lease, max_attempts=max_attempts, clock=clock, give_way=group.lull
             ),
@@ -221,6 +236,7 @@ async def serving(
         await asyncio.wait_for(running, 30)
         receiver.close()
         await resumable.close()
+        hashers.shutdown()
         await sandbox.close()
     finally:
         await database.close()
