@@ -3,14 +3,15 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Final
 
 from app.domain.errors import (
     BoatloadError,
+    DatabaseUnavailableError,
     DigestMismatchError,
     FileTooLargeError,
     StorageFullError,
@@ -157,29 +158,37 @@ class Piece:
             if size is None
             else too_much(size)
         )
-        stopped = asyncio.ensure_future(self._writer.stopped.wait())
+        stopped = asyncio.create_task(self._writer.stopped.wait())
         try:
             async with Intake(_bounded(body, most, error), budget=self._budget, max_bytes=1 << 62) as intake:
-                while True:
-                    step = asyncio.ensure_future(intake.step())
-                    try:
-                        await asyncio.wait([step, stopped], return_when=asyncio.FIRST_COMPLETED)
-                    finally:
-                        if not step.done():
-                            step.cancel()
-                            await asyncio.wait([step])
-                    if step.cancelled():
-                        raise UploadLockedError
-                    chunks = step.result()
-                    if chunks is None:
-                        return
-                    self._pending += chunks
-                    self._pending_bytes += sum(map(len, chunks))
-                    if (self._pending_bytes >= STEP_BYTES and not self._small) or not chunks:
-                        await to_its_end(self._write())
-                    await to_its_end(self._sync_in_time())
+                try:
+                    while (chunks := await self._step(intake, stopped)) is not None:
+                        self._gather(chunks)
+                        if (self._pending_bytes >= STEP_BYTES and not self._small) or not chunks:
+                            await to_its_end(self._write())
+                        await to_its_end(self._sync_in_time())
+                except BaseException:
+                    self._gather(intake.rest())
+                    raise
         finally:
             stopped.cancel()
+
+    async def _step(self, intake: Intake, stopped: "asyncio.Task[bool]") -> list[bytes] | None:
+        """Return the next step. Raises UploadLockedError where the writer is stopped before it comes."""
+        step = asyncio.create_task(intake.step())
+        try:
+            await asyncio.wait({step, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            if not await _ended(step) and step.exception() is None:
+                self._gather(step.result() or [])
+            raise
+        if await _ended(step):
+            raise UploadLockedError
+        return step.result()
+
+    def _gather(self, chunks: list[bytes]) -> None:
+        self._pending += chunks
+        self._pending_bytes += sum(map(len, chunks))
 
     async def _write(self) -> None:
         """Write and hash what is pending. Raises StorageFullError or StorageUnavailableError."""
@@ -229,8 +238,8 @@ class Piece:
 
     async def _record(self) -> None:
         assert self._object is not None
-        self._named = True
-        self.known = await self._ledger.record(self.known, self._object.object_id, self._written)
+        with self._naming():
+            self.known = await self._ledger.record(self.known, self._object.object_id, self._written)
         self._recorded_at = self._monotonic()
 
     async def _keep(self) -> None:
@@ -277,8 +286,20 @@ class Piece:
             self.known = await self._ledger.refuse(self.known, error)
             self._named = False
             raise error
-        self._named = True
-        self.known, self._named = await self._ledger.complete(self.known, self._object.object_id, size, sha256)
+        with self._naming():
+            self.known, self._named = await self._ledger.complete(self.known, self._object.object_id, size, sha256)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Have a row name the object. Whether it does is not known where the database goes away meanwhile."""
+        before, self._named = self._named, True
+        try:
+            yield
+        except DatabaseUnavailableError:
+            raise
+        except BoatloadError:
+            self._named = before
+            raise
 
     async def _submit(self) -> None:
         """Have a small file that came whole committed with whatever else waits, and put into the pack."""
@@ -291,6 +312,14 @@ class Piece:
         self.known = replace(self.known, upload=kept)
         if kept.error:
             raise DigestMismatchError
+
+
+async def _ended(step: "asyncio.Task[list[bytes] | None]") -> bool:
+    """End a step that goes on, and say whether it has no result for that."""
+    if not step.done():
+        step.cancel()
+        await asyncio.wait([step])
+    return step.cancelled()
 
 
 def _sha256(pieces: Sequence[bytes]) -> bytes:

@@ -91,7 +91,7 @@ class SingleFiles:
         if body.waits or body.length is None or body.length > SMALL_BYTES:
             known = await self._look(owner, batch_id, path)
             if known:
-                return await self._fill(owner, known, body)
+                return await self._fill(owner, known, body, named=True)
         return await self._store_whole(owner, batch_id, body, path, ref=path)
 
     async def put_content(
@@ -113,7 +113,7 @@ class SingleFiles:
         known = await self._resumable.look(owner, upload_id)
         check_open(known, now=self._clock())
         if offset is None and not known.partial:
-            return await self._fill(owner, known, body, check)
+            return await self._fill(owner, known, body, check=check)
         upload = await self._resumable.append(
             owner,
             upload_id,
@@ -147,14 +147,18 @@ class SingleFiles:
             check_open(known, now=self._clock())
         return known
 
-    async def _fill(self, owner: UUID, known: Receiving, body: Body, check: Check | None = None) -> tuple[Upload, bool]:
+    async def _fill(
+        self, owner: UUID, known: Receiving, body: Body, *, named: bool = False, check: Check | None = None
+    ) -> tuple[Upload, bool]:
+        """Take a whole file for an upload; `named`: it was named by its ref, and must be all of it."""
         upload = known.upload
         if known.whole:
             return await self._compare(known, body), False
-        self._check_declared(known, body)
+        _check_declared(known, body, named=named)
         says_more = upload.size_bytes is None or (known.refused and body.length is not None)
         size = body.length if says_more else upload.size_bytes
-        if size is not None and (upload.received_bytes == 0 or known.refused):
+        begun = upload.received_bytes > 0 and not known.refused
+        if size is not None and not begun and not (named and body.length is None):
             filled = await self._resumable.append(
                 owner,
                 upload.id,
@@ -174,11 +178,7 @@ class SingleFiles:
     async def _compare(self, known: Receiving, body: Body) -> Upload:
         """Return the upload if the body is the same bytes; it is read unless its sender waits and has said so."""
         upload = known.upload
-        other = RefConflictError(
-            "There is another file already: other size or other bytes. Nothing was changed.",
-            refs=[upload.ref],
-            upload_id=str(upload.id),
-        )
+        other = _other(upload)
         if body.sha256 not in {None, upload.sha256} or body.length not in {None, upload.size_bytes}:
             raise other
         if body.sha256 and body.waits:
@@ -198,14 +198,6 @@ class SingleFiles:
         if body.sha256:
             raise DigestMismatchError
         raise other
-
-    def _check_declared(self, known: Receiving, body: Body) -> None:
-        size, declared = known.upload.size_bytes, known.declared_sha256
-        if body.length is not None and size is not None and body.length > size and not known.refused:
-            raise too_much(size)
-        if body.sha256 is not None and declared not in {None, body.sha256}:
-            detail = "The upload was declared with another digest. Nothing was changed."
-            raise RefConflictError(detail, refs=[known.upload.ref], upload_id=str(known.upload.id))
 
     async def _store_whole(
         self,
@@ -285,3 +277,21 @@ def _feed(assembly: Assembly, chunks: list[bytes]) -> None:
 def _check_digest(body: Body, sha256: bytes) -> None:
     if body.sha256 not in {None, sha256}:
         raise DigestMismatchError
+
+
+def _check_declared(known: Receiving, body: Body, *, named: bool) -> None:
+    """Raise SizeExceededError or RefConflictError where the body cannot be what was declared."""
+    size = known.upload.size_bytes if not known.refused else None
+    if body.sha256 is not None and known.declared_sha256 not in {None, body.sha256}:
+        raise _other(known.upload)
+    if body.length is None or size is None:
+        return
+    if named and body.length != size:
+        raise _other(known.upload)
+    if body.length > size:
+        raise too_much(size)
+
+
+def _other(known: Upload) -> RefConflictError:
+    detail = "There is another file already: other size or other bytes. Nothing was changed."
+    return RefConflictError(detail, refs=[known.ref], upload_id=str(known.id))

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
     from app.db.pool import Connection
 
-_MORE: Final[LiteralString] = ", u.declared_sha256, u.partial, u.expires_at, u.takeover"
+MORE: Final[LiteralString] = ", u.declared_sha256, u.partial, u.expires_at, u.takeover"
 
 FIND: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + _MORE
+    + MORE
     + """, b.status AS batch_status FROM uploads u LEFT JOIN upload_batches b ON b.id = u.batch_id
     WHERE u.id = $1 AND u.user_id = $2"""
 )
@@ -29,7 +29,7 @@ FIND: Final[LiteralString] = (
 FIND_REF: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + _MORE
+    + MORE
     + """, b.status AS batch_status FROM uploads u JOIN upload_batches b ON b.id = u.batch_id
     WHERE u.batch_id = $1 AND u.ref = $2 AND u.user_id = $3"""
 )
@@ -37,14 +37,14 @@ FIND_REF: Final[LiteralString] = (
 LOCK: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + _MORE
+    + MORE
     + """, NULL::text AS batch_status FROM uploads u WHERE u.id = ANY($1::uuid[]) ORDER BY u.id FOR NO KEY UPDATE"""
 )
 
 LOCK_REFS: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
-    + _MORE
+    + MORE
     + """, NULL::text AS batch_status
     FROM unnest($1::uuid[], $2::text[]) AS r (batch_id, ref) JOIN uploads u ON u.batch_id = r.batch_id AND u.ref = r.ref
     FOR NO KEY UPDATE OF u"""
@@ -88,19 +88,22 @@ WRITE: Final[LiteralString] = """
 ASK: Final[LiteralString] = "UPDATE uploads SET takeover = $2 WHERE id = $1"
 
 WATCH: Final[LiteralString] = """
-    SELECT id, takeover FROM uploads WHERE id = ANY($1::uuid[]) AND status = 'receiving'
+    SELECT id, takeover, status = 'receiving' AS receiving FROM uploads WHERE id = ANY($1::uuid[])
 """
 
 HELD: Final[LiteralString] = """
     SELECT v.number, h.object_id, h.object_offset
     FROM unnest($2::bytea[], $3::bigint[]) WITH ORDINALITY AS v (sha256, size_bytes, number)
     CROSS JOIN LATERAL (
-        SELECT u.object_id, u.object_offset FROM uploads u
-        WHERE u.user_id = $1 AND u.sha256 = v.sha256 AND u.size_bytes = v.size_bytes
+        SELECT u.user_id, u.sha256, u.size_bytes, u.object_id, u.object_offset FROM uploads u
+        WHERE (u.user_id, u.sha256, u.size_bytes) >= ($1, v.sha256, v.size_bytes)
           AND u.sha256 IS NOT NULL AND u.object_id IS NOT NULL
+        ORDER BY u.user_id, u.sha256, u.size_bytes
         LIMIT 1
     ) h
+    WHERE h.user_id = $1 AND h.sha256 = v.sha256 AND h.size_bytes = v.size_bytes
 """
+"""The next row in the order of the index, looked at afterwards: no planner reads a table that holds one thing often."""
 
 DROP_PARTIAL_BYTES: Final[LiteralString] = """
     WITH begun AS (
@@ -214,7 +217,8 @@ class ReceivingUploads:
 
     async def watch(self, upload_ids: Sequence[UUID]) -> Mapping[UUID, UUID | None]:
         """Return the `takeover` of those of the uploads that are still `receiving`."""
-        return {row["id"]: row["takeover"] for row in await self._connection.fetch(WATCH, upload_ids)}
+        rows = await self._connection.fetch(WATCH, upload_ids)
+        return {row["id"]: row["takeover"] for row in rows if row["receiving"]}
 
     async def held(self, user_id: UUID, contents: Sequence[tuple[bytes, int]]) -> dict[int, tuple[UUID, int]]:
         """Return where the owner's bytes of these digests and sizes lie: by place in `contents`, object and offset.

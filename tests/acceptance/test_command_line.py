@@ -13,7 +13,7 @@ from tests.support.postgres import Servers, execute
 from tests.support.server import ROOT, Boatload, boatload, folder, serving
 from tests.support.wire import File, connection, finished, problem, read_answer, request_head, send
 
-REVISIONS = ["create_uploads", "add_batch_support", "batch_account", "job_queue"]
+REVISIONS = ["create_uploads", "add_batch_support", "batch_account", "job_queue", "doors"]
 on_18 = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from typing import Any
 
 import httpx
 import pytest
@@ -103,7 +102,7 @@ def test_a_file_sent_twice_is_a_duplicate(client: httpx.Client) -> None:
     assert client.get(again.json()["results"][0]["upload"]["content_url"]).content == data
 
 
-WRONG: list[tuple[Any, int, str]] = [
+WRONG: list[tuple[list[Json] | str, int, str]] = [
     ([entry("a", b""), entry("a", b"")], 422, "invalid-manifest"),
     ([entry("a", b""), {**entry("b", b""), "size_bytes": -1}], 422, "invalid-request"),
     ([entry("a", b"", sha256="abc")], 422, "invalid-request"),
@@ -130,9 +129,9 @@ WRONG: list[tuple[Any, int, str]] = [
 @pytest.mark.parametrize(("entries", "status", "slug"), WRONG)
 def test_what_is_wrong_anywhere_is_refused_as_a_whole(
     client: httpx.Client,
-    entries: Any,
+    entries: list[Json] | str,
     status: int,
-    slug: str,  # noqa: ANN401 - also what is no list
+    slug: str,
 ) -> None:
     batch = opened(client)
     before = client.get(batch).json()

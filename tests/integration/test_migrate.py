@@ -14,7 +14,7 @@ from app.db import migrate, migration_session
 from tests.support import catalog
 from tests.support.postgres import execute, fetch, until
 
-ALL: Final = ["create_uploads", "add_batch_support", "batch_account", "job_queue"]
+ALL: Final = ["create_uploads", "add_batch_support", "batch_account", "job_queue", "doors"]
 LOCKS: Final = """
 SELECT granted FROM pg_locks JOIN pg_database d ON d.oid = pg_locks.database
 WHERE locktype = 'advisory' AND d.datname = current_database()
@@ -41,20 +41,20 @@ def test_up_applies_each_revision_once_and_says_which(empty_database_url: str) -
 
 def test_down_undoes_the_newest_first(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
-    assert migrate.downgrade(empty_database_url, "-1") == ["job_queue"]
-    assert migrate.downgrade(empty_database_url, "base") == ["batch_account", "add_batch_support", "create_uploads"]
+    assert migrate.downgrade(empty_database_url, "-1") == ["doors"]
+    assert migrate.downgrade(empty_database_url, "base") == ALL[-2::-1]
     assert migrate.upgrade(empty_database_url) == ALL
 
 
 def test_status_names_what_is_missing_and_changes_nothing(empty_database_url: str) -> None:
     found = migrate.status(empty_database_url)
-    assert (found.current, found.head, found.pending) == (None, "job_queue", tuple(ALL))
+    assert (found.current, found.head, found.pending) == (None, "doors", tuple(ALL))
     assert catalog.everything(empty_database_url) == {"routines": []}
     migrate.upgrade(empty_database_url, "add_batch_support")
     found = migrate.status(empty_database_url)
-    assert (found.current, found.pending) == ("add_batch_support", ("batch_account", "job_queue"))
+    assert (found.current, found.pending) == ("add_batch_support", ("batch_account", "job_queue", "doors"))
     assert [(revision.name, revision.applied) for revision in found.revisions] == list(
-        zip(ALL, (True, True, False, False), strict=True)
+        zip(ALL, (True, True, False, False, False), strict=True)
     )
     assert all(revision.summary for revision in found.revisions)
 
@@ -79,7 +79,7 @@ def test_sql_prints_one_revision_or_a_range() -> None:
     assert "CREATE TABLE IF NOT EXISTS upload_batches" in one
     assert "Running upgrade create_uploads -> add_batch_support" in one
     assert one.count("BEGIN;\n") == 1
-    assert migrate.sql("up", "create_uploads:head").count("-- Running upgrade") == 3
+    assert migrate.sql("up", "create_uploads:head").count("-- Running upgrade") == 4
     assert "-- Running downgrade batch_account -> add_batch_support" in migrate.sql("down", "batch_account")
     assert "%%" not in migrate.sql()
 

@@ -40,6 +40,11 @@ BREACHES: Final = [
     ("uploads_received_within_size", UPLOAD.format(change="received_bytes = 11", status="receiving")),
     ("uploads_received_within_size", UPLOAD.format(change="received_bytes = -1", status="receiving")),
     ("uploads_sha256_is_32_bytes", UPLOAD.format(change="sha256 = 'short'", status="pending")),
+    (
+        "uploads_declared_sha256_is_32_bytes",
+        UPLOAD.format(change="declared_sha256 = 'short'", status="receiving"),
+    ),
+    ("uploads_partial_is_no_file", UPLOAD.format(change="partial = true", status="receiving")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = 0", status="receiving")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = -1", status="pending")),
     (

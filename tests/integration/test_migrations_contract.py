@@ -75,6 +75,12 @@ UPLOADS: Final = {
     "updated_at": NOW,
     "completed_at": MOMENT,
 }
+DECLARED: Final = {
+    "declared_sha256": Column("bytea", not_null=False),
+    "partial": Column("boolean", not_null=True, default="false"),
+    "expires_at": MOMENT,
+    "takeover": Column("uuid", not_null=False),
+}
 UPLOAD_INDEXES: Final = {
     "uploads_pkey": "UNIQUE (id)",
     "idx_uploads_object_id": "(object_id)",
@@ -128,6 +134,7 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
     assert_linked(database_url)
     assert catalog.columns(database_url, "uploads") == {
         **UPLOADS,
+        **DECLARED,
         "batch_id": Column("uuid", not_null=False),
         "batch_version": BIG_ZERO,
     }
@@ -137,6 +144,10 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
         "idx_uploads_batch_version": "(batch_id, batch_version)",
         "idx_uploads_batch_order": "(batch_id, id)",
         "idx_uploads_batch_status": "(batch_id, status, id)",
+        "idx_uploads_stored_bytes": (
+            "(user_id, sha256, size_bytes) WHERE ((sha256 IS NOT NULL) AND (object_id IS NOT NULL))"
+        ),
+        "idx_uploads_expiring": "(expires_at) WHERE ((status)::text = 'receiving'::text)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",
     }
     newest = catalog.indexes(database_url, "upload_batches")["idx_upload_batches_owner_newest"]
@@ -164,7 +175,7 @@ def test_deleting_a_batch_leaves_its_uploads_without_one(database_url: str) -> N
     assert [row["batch_id"] for row in fetch(database_url, "SELECT batch_id FROM uploads")] == [None]
 
 
-@pytest.mark.parametrize("revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue"])
+@pytest.mark.parametrize("revision", ["create_uploads", "add_batch_support", "batch_account", "job_queue", "doors"])
 def test_every_revision_may_run_twice(empty_database_url: str, revision: str) -> None:
     migrate.upgrade(empty_database_url, revision)
     once = catalog.everything(empty_database_url)
@@ -195,7 +206,7 @@ def test_a_populated_table_of_an_older_service_comes_up_to_head(empty_database_u
         migrate.upgrade(empty_database_url)
     found = catalog.columns(empty_database_url, "uploads")
     assert found.pop("path") == Column("character varying(1000)", not_null=True)
-    wanted = {**UPLOADS, "batch_id": Column("uuid", not_null=False), "batch_version": BIG_ZERO}
+    wanted = {**UPLOADS, **DECLARED, "batch_id": Column("uuid", not_null=False), "batch_version": BIG_ZERO}
     assert found == {**wanted, "id": Column("uuid", not_null=True)}
     (row,) = fetch(
         empty_database_url, "SELECT count(*) FROM uploads WHERE user_id = $1 AND status = $2", NOBODY, "completed"

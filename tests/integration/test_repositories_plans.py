@@ -7,6 +7,7 @@ owner has half the batches. 12,000 uploads are pending and have their jobs, 500 
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,7 +15,7 @@ import asyncpg
 import pytest
 
 from app.jobs import queue
-from app.repositories import batches, objects, uploads
+from app.repositories import batches, objects, receiving, uploads
 from tests.support.postgres import VERSIONS, Servers, execute
 
 LOAD: Final = (
@@ -114,6 +115,40 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_uploads_batch_status"},
         250,
     ),
+    "find bytes that are not there": (
+        receiving.HELD,
+        (OWNER_OF_BIG, [number.to_bytes(32) for number in range(100)], [100] * 100),
+        {"idx_uploads_stored_bytes"},
+        250,
+    ),
+    "find bytes that are there thousands of times": (
+        receiving.HELD,
+        (OWNER_OF_BIG, [sha256(b"x").digest()] * 100, [100] * 100),
+        {"idx_uploads_stored_bytes"},
+        250,
+    ),
+    "find an upload to be filled": (
+        receiving.FIND,
+        (uid(2, 7 * 75), OWNER_OF_SMALL),
+        {"uploads_pkey", "upload_batches_pkey"},
+        8,
+    ),
+    "find a ref": (
+        receiving.FIND_REF,
+        (BIG, "none", OWNER_OF_BIG),
+        {"idx_uploads_batch_ref", "upload_batches_pkey"},
+        8,
+    ),
+    "lock uploads to be filled": (receiving.LOCK, (PENDING,), {"uploads_pkey"}, 250),
+    "lock refs": (
+        receiving.LOCK_REFS,
+        ([BIG] * 100, [str(number) for number in range(100)]),
+        {"idx_uploads_batch_ref"},
+        10,
+    ),
+    "watch writers": (receiving.WATCH, (PENDING,), {"uploads_pkey"}, 250),
+    "nothing has expired": (receiving.EXPIRED, (NOW, 1000), {"idx_uploads_expiring"}, 10),
+    "hold objects": (objects.HOLD, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "batches of a job": (uploads.BATCHES_OF, (PENDING,), {"uploads_pkey"}, 250),
     "claim a job": (uploads.CLAIM, (PENDING, LEASE, NOW, [BIG], [9]), {"uploads_pkey"}, 500),
     "finish a job": (uploads.FINISH, (NOW, PROCESSING, *ENDS), {"uploads_pkey"}, 250),

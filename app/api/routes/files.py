@@ -5,6 +5,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import PathConvertor, register_url_convertor
 
 from app.api import schemas
 from app.api.dependencies import BatchId, Ctx, UploadId, tagged
@@ -16,6 +17,15 @@ from app.domain.errors import BoatloadError
 from app.domain.filename import parse_filename
 from app.domain.upload import Upload, UploadStatus
 
+
+class _Anything(PathConvertor):
+    """A path with whatever is in it: what is no file name is refused by name, and not as something unknown."""
+
+    regex = r"[\s\S]*"
+
+
+register_url_convertor("anything", _Anything())
+
 router: Final = APIRouter(tags=["uploads"])
 
 _STORED: Final = {201: {"model": schemas.Upload, "description": "Stored"}}
@@ -23,7 +33,7 @@ _PROBLEMS: Final = (400, 404, 409, 410, 413, 415, 422, 423, 507)
 
 
 @router.put(
-    "/v1/batches/{batch_id}/files/{path:path}",
+    "/v1/batches/{batch_id}/files/{path:anything}",
     response_model=schemas.Upload,
     responses=responses(*_PROBLEMS, also=_STORED),
     openapi_extra=raw_body("Repr-Digest", "Want-Repr-Digest"),
