@@ -5,6 +5,7 @@ import os
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,8 +21,13 @@ from app.domain.retry import RetryPolicy
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
+from app.ingest.ledger import Ledger
+from app.ingest.manifest import Manifests
 from app.ingest.receive import Receiver
+from app.ingest.resumable import Resumable
+from app.ingest.single import SingleFiles
 from app.ingest.uploads import UploadService
+from app.ingest.writers import Writers
 from app.jobs import queue
 from app.processing import children, registry
 from app.processing.choices import choices_of
@@ -46,6 +52,7 @@ from app.webhooks.service import WebhookService
 log: Final = structlog.get_logger("boatload")
 
 _END_SECONDS: Final = 10
+_HASHERS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,9 @@ class Services:
     webhooks: WebhookService
     reader: BatchReader
     feed: Feed
+    manifests: Manifests
+    resumable: Resumable
+    single_files: SingleFiles
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -116,10 +126,23 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         feed = Feed(database, reader, heartbeat_seconds=settings.heartbeat_seconds)
         background += _start_feed(stack, dsn, feed)
 
-        receiver = Receiver(
-            store=store, group=group, budget=Budget(settings.buffer_bytes), limits=limits, new_id=new_id
-        )
+        budget = Budget(settings.buffer_bytes)
+        hashers = stack.enter_context(ThreadPoolExecutor(_HASHERS, thread_name_prefix="hash-single"))
+        receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=new_id)
         stack.callback(receiver.close)
+        uploads = UploadService(database, store, clock=utc_now)
+        resumable = Resumable(
+            store=store,
+            ledger=Ledger(database, clock=utc_now),
+            writers=Writers(database),
+            group=group,
+            uploads=uploads,
+            budget=budget,
+            limits=limits,
+            clock=utc_now,
+            new_id=new_id,
+        )
+        stack.push_async_callback(resumable.close)
         yield Services(
             database=database,
             store=store,
@@ -128,7 +151,20 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             batches=BatchService(
                 database, limits, processors=registry.require(settings.processors), clock=utc_now, new_id=new_id
             ),
-            uploads=UploadService(database, store, clock=utc_now),
+            uploads=uploads,
+            manifests=Manifests(database, limits, clock=utc_now, new_id=new_id),
+            resumable=resumable,
+            single_files=SingleFiles(
+                database=database,
+                store=store,
+                group=group,
+                resumable=resumable,
+                budget=budget,
+                limits=limits,
+                hashers=hashers,
+                clock=utc_now,
+                new_id=new_id,
+            ),
             webhooks=WebhookService(
                 database, allow_private=settings.webhook_allow_private, clock=utc_now, new_id=new_id
             ),

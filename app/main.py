@@ -13,7 +13,7 @@ from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
 from app.api.request_log import RequestLog
-from app.api.routes import batches, content, docs, events, health, thumbnails, uploads, webhooks
+from app.api.routes import batches, content, docs, events, files, health, manifest, thumbnails, uploads, webhooks
 from app.api.webhook_events import router as webhook_events
 from app.bootstrap import Services, running
 from app.settings import Settings
@@ -54,7 +54,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.add_middleware(PollingLane)
     app.add_middleware(RequestLog)
     docs.mount_assets(app)
-    for module in (batches, events, uploads, content, thumbnails, webhooks, health, docs):
+    for module in (batches, events, manifest, files, uploads, content, thumbnails, webhooks, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 

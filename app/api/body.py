@@ -1,6 +1,7 @@
 """JSON bodies, read with a bound and validated in one go."""
 
-from typing import TypeVar
+import asyncio
+from typing import Any, Final, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel
@@ -8,6 +9,9 @@ from pydantic import BaseModel
 from app.domain.errors import RequestTooLargeError, UnsupportedMediaTypeError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_AT_ONCE_BYTES: Final = 64 * 1024
+_REFERENCE: Final = "#/$defs/"
 
 
 async def read_json(request: Request, model: type[Model], *, max_bytes: int = 64 * 1024) -> Model:
@@ -28,12 +32,28 @@ async def read_json(request: Request, model: type[Model], *, max_bytes: int = 64
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError("Send the body as application/json.")
+    if len(body) > _AT_ONCE_BYTES:
+        return await asyncio.to_thread(model.model_validate_json, bytes(body))
     return model.model_validate_json(bytes(body))
 
 
-def describe_body(model: type[BaseModel]) -> dict[str, object]:
+def describe_body(model: type[BaseModel], *, required: bool = False) -> dict[str, object]:
     """Return what OpenAPI is to say of a body that `read_json` reads."""
-    schema = model.model_json_schema()
-    return {
-        "requestBody": {"content": {"application/json": {"schema": schema}}, "required": bool(schema.get("required"))}
-    }
+    schema = _inlined(model.model_json_schema())
+    return {"requestBody": {"content": {"application/json": {"schema": schema}}, "required": required}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without definitions of its own, which OpenAPI keeps elsewhere."""
+    definitions: dict[str, Any] = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:  # noqa: ANN401 - any JSON
+        if isinstance(node, dict):
+            reference = node.get("$ref", "")
+            if reference.startswith(_REFERENCE):
+                return resolve(definitions[reference.removeprefix(_REFERENCE)])
+            return {key: resolve(value) for key, value in node.items()}
+        return [resolve(item) for item in node] if isinstance(node, list) else node
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

@@ -168,7 +168,7 @@ class MultipartBody:
         if filename is None and (content_type is None or content_type.lstrip().lower().startswith(b"text/plain")):
             self._field = (name, bytearray())
         else:
-            self._reception.begin_file(filename, _media_type(content_type))
+            self._reception.begin_file(filename, media_type(content_type))
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]
@@ -216,7 +216,7 @@ def _disposition(value: bytes) -> tuple[str, bytes | None]:
 
 
 @lru_cache(maxsize=256)
-def _media_type(value: bytes | None) -> str | None:
+def media_type(value: bytes | None) -> str | None:
     """Return a Content-Type that is fit to be shown, else None."""
     value = value.strip() if value else b""
     if len(value) > MAX_CONTENT_TYPE_BYTES or not _MEDIA_TYPE.fullmatch(value):

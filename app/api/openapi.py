@@ -31,6 +31,27 @@ def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
+_HEADERS: Final = {
+    "Upload-Offset": ("integer", "Where the piece begins: how many bytes are there already."),
+    "Upload-Length": ("integer", "The size, where it was not declared before."),
+    "Repr-Digest": ("string", "SHA-256 of the whole file, `sha-256=:base64:` (RFC 9530); other bytes are refused."),
+    "Content-Digest": ("string", "SHA-256 of this body, `sha-256=:base64:` (RFC 9530)."),
+    "Want-Repr-Digest": ("string", "`sha-256=10`: answer with `Repr-Digest`."),
+}
+
+
+def raw_body(*headers: str) -> dict[str, Any]:
+    """Return the `openapi_extra` of a route whose body is the bytes of a file, and that reads these headers."""
+    schema = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+    return {
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": schema}}},
+        "parameters": [
+            {"name": name, "in": "header", "required": False, "schema": {"type": kind}, "description": description}
+            for name, (kind, description) in ((name, _HEADERS[name]) for name in headers)
+        ],
+    }
+
+
 def complete(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with problems for errors everywhere, in place of the framework's own kind."""
     for path in [*document["paths"].values(), *document["webhooks"].values()]:

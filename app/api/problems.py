@@ -25,6 +25,20 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.BatchClosedError: (409, "The batch takes no more"),
     errors.TooManyUploadsError: (409, "More files than expected"),
     errors.BatchFullError: (413, "The batch is full"),
+    errors.RefConflictError: (409, "Another file under that ref"),
+    errors.InvalidManifestError: (422, "Invalid manifest"),
+    errors.OffsetMismatchError: (409, "Wrong offset"),
+    errors.UploadLockedError: (423, "Upload locked"),
+    errors.UploadGoneError: (410, "Upload gone"),
+    errors.UploadExpiredError: (410, "Upload expired"),
+    errors.SizeExceededError: (413, "More than declared"),
+    errors.SizeConflictError: (409, "Another size"),
+    errors.InvalidOffsetError: (400, "Invalid offset"),
+    errors.ContentRangeError: (400, "Content-Range not understood"),
+    errors.InvalidDigestError: (400, "Invalid digest"),
+    errors.DigestMismatchError: (422, "Digest mismatch"),
+    errors.ChecksumMismatchError: (422, "Checksum mismatch"),
+    errors.PartsUnfinishedError: (409, "Parts unfinished"),
     errors.InvalidCursorError: (422, "Invalid cursor"),
     errors.InvalidEventIdError: (422, "Invalid event id"),
     errors.RangeNotSatisfiableError: (416, "Range not satisfiable"),
@@ -115,7 +129,14 @@ def install(app: FastAPI, methods_of: Callable[[str], Sequence[str]]) -> None:
 
 async def _boatload_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, BoatloadError)
-    return answer(of_error(error))
+    return answer_error(error)
+
+
+def answer_error(error: BoatloadError, **headers: str) -> Response:
+    """Return the response for an error of ours; where an upload goes on is in a header as well."""
+    if isinstance(error, errors.OffsetMismatchError):
+        headers["Upload-Offset"] = str(error.offset)
+    return answer(of_error(error), headers)
 
 
 async def _validation_error(_request: Request, error: Exception) -> Response:

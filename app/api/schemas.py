@@ -14,10 +14,13 @@ from pydantic_core import to_json
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
 from app.domain.batch import BatchStatus
+from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_MANIFEST_ENTRIES, MAX_REF_BYTES
+from app.domain.receiving import Action
 from app.domain.upload import Attempt as DomainAttempt
 from app.domain.upload import Upload as DomainUpload
 from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
+from app.ingest.manifest import Declared
 from app.progress.snapshot import Snapshot
 
 _METADATA_BYTES: Final = 16 * 1024
@@ -75,6 +78,61 @@ class Retry(BaseModel):
     upload_ids: Annotated[
         list[UUID] | None, Field(max_length=10_000, description="Uploads of the batch; without it, all that failed.")
     ] = None
+
+
+class ManifestEntry(BaseModel):
+    """A file that is to come."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ref: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_REF_BYTES,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="Your own name for it, unique in the batch; what makes a re-send safe.",
+        ),
+    ]
+    filename: Annotated[str, Field(description="A plain relative path, up to 255 bytes.")]
+    size_bytes: Annotated[int, Field(ge=0, le=2**62)]
+    sha256: Annotated[str | None, Field(pattern=r"^[0-9a-fA-F]{64}$", description="64 hex digits.")] = None
+    content_type: Annotated[str | None, Field(max_length=MAX_CONTENT_TYPE_BYTES, pattern=r"^[\x20-\x7e]+$")] = None
+
+
+class Manifest(BaseModel):
+    """Files that are to come, all of them or some."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    entries: Annotated[list[ManifestEntry], Field(max_length=MAX_MANIFEST_ENTRIES)] = []
+    seal: Annotated[bool, Field(description="Nothing more will be declared; what is declared may still be sent.")] = (
+        False
+    )
+
+
+@dataclass(slots=True)
+class ManifestResult:
+    """What is left to do for one entry."""
+
+    ref: str | None
+    action: Annotated[
+        Action,
+        Field(description="`upload`: send it from its first byte. `resume`: go on at `offset`. `have`: it is here."),
+    ]
+    offset: Annotated[int, Field(description="How many bytes are stored.")]
+    upload_id: UUID
+    status: UploadStatus
+    url: str
+    content_url: Annotated[str, Field(description="PUT the bytes here.")]
+
+
+@dataclass(slots=True)
+class ManifestAnswer:
+    """The batch, and what is left to do for each entry, in their order."""
+
+    batch: "Batch"
+    entries: list[ManifestResult]
 
 
 @dataclass(slots=True)
@@ -145,7 +203,10 @@ class Result:
 
     index: Annotated[int, Field(description="Its place among the file parts, from 0.")]
     filename: str
-    status: Literal["stored", "duplicate", "rejected"]
+    status: Annotated[
+        Literal["stored", "duplicate", "rejected"],
+        Field(description="A duplicate is an upload like any other; its bytes were in your uploads already."),
+    ]
     upload: Upload | None
     problem: Problem | None
 
@@ -206,6 +267,7 @@ class Health:
     status: Literal["ok"]
 
 
+MANIFEST: Final = TypeAdapter(ManifestAnswer)
 BATCH: Final = TypeAdapter(Batch)
 UPLOAD: Final = TypeAdapter(Upload)
 BATCH_PAGE: Final = TypeAdapter(BatchPage)
@@ -273,7 +335,7 @@ def upload_out(upload: DomainUpload) -> Upload:
         version=upload.batch_version,
         created_at=upload.created_at,
         completed_at=upload.completed_at,
-        content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id else None,
+        content_url=f"/v1/uploads/{upload.id}/content" if upload.object_id and upload.sha256 else None,
         thumbnail_url=f"/v1/uploads/{upload.id}/thumbnail" if upload.thumbnail_object_id else None,
     )
 
@@ -283,15 +345,30 @@ def attempt_out(attempt: DomainAttempt) -> Attempt:
     return Attempt(attempt.number, attempt.ended_at, describe(attempt.error.code, attempt.error.detail))
 
 
-def result_out(index: int, upload: DomainUpload) -> Result:
-    """Return what became of a file part, from the row it made."""
+def result_out(index: int, upload: DomainUpload, *, duplicate: bool) -> Result:
+    """Return what became of a file part, from the row it made. A `duplicate` refers to bytes that were there."""
     shown = upload_out(upload)
-    return Result(index, upload.filename, "rejected" if shown.error else "stored", shown, shown.error)
+    status: Literal["stored", "duplicate", "rejected"] = "duplicate" if duplicate else "stored"
+    return Result(index, upload.filename, "rejected" if shown.error else status, shown, shown.error)
+
+
+def manifest_out(batch: domain.Batch, declared: Sequence[Declared]) -> ManifestAnswer:
+    """Return what is left to do for the entries of a manifest."""
+    return ManifestAnswer(batch_out(batch), [_manifest_result(one) for one in declared])
+
+
+def _manifest_result(one: Declared) -> ManifestResult:
+    upload = one.upload
+    url = f"/v1/uploads/{upload.id}"
+    return ManifestResult(upload.ref, one.action, one.offset, upload.id, upload.status, url, f"{url}/content")
 
 
 def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) -> bytes:
     """Return the results of file parts as JSON, one behind the other."""
-    results = [result_out(arrival.index, upload) for arrival, upload in zip(arrivals, uploads, strict=True)]
+    results = [
+        result_out(arrival.index, upload, duplicate=arrival.duplicate)
+        for arrival, upload in zip(arrivals, uploads, strict=True)
+    ]
     return _RESULTS.dump_json(results)[1:-1]
 
 

@@ -244,15 +244,20 @@ def check_retry(batch: Batch) -> None:
         raise BatchClosedError("The batch is cancelled; nothing in it is tried again.", batch_status=batch.status)
 
 
-def retry(batch: Batch, count: int, *, now: datetime) -> Batch:
-    """Return the batch with `count` > 0 failed uploads pending again; a finished one goes back to `processing`.
+def reopen(batch: Batch) -> Batch:
+    """Return a batch in which something is to be done after it was finished: back in `processing`, sealed as it was.
 
-    What was sealed stays sealed. Raises BatchClosedError where it was cancelled.
+    To be advanced; see `advance`. Raises BatchClosedError where it was cancelled.
     """
     check_retry(batch)
     if batch.status in FINAL_BATCH:
-        batch = replace(batch, status=BatchStatus.PROCESSING, completed_at=None, error_message=None)
-    return advance(batch, Tally(failed=-count, pending=count), now=now)
+        return replace(batch, status=BatchStatus.PROCESSING, completed_at=None, error_message=None)
+    return batch
+
+
+def retry(batch: Batch, count: int, *, now: datetime) -> Batch:
+    """Return the batch with `count` > 0 failed uploads pending again. Raises BatchClosedError as `reopen` does."""
+    return advance(reopen(batch), Tally(failed=-count, pending=count), now=now)
 
 
 def _settle(batch: Batch, now: datetime) -> Batch:

@@ -49,6 +49,106 @@ class BatchFullError(BoatloadError):
     code = "batch-full"
 
 
+class RefConflictError(BoatloadError):
+    """The same ref with another size or other bytes; the first refs of that kind are among the facts."""
+
+    code = "ref-conflict"
+
+
+class InvalidManifestError(BoatloadError):
+    """Entries that cannot be declared as a whole; nothing of them was."""
+
+    code = "invalid-manifest"
+
+
+class OffsetMismatchError(BoatloadError):
+    """A piece that does not begin where the durable bytes end; `offset` is where they do."""
+
+    code = "offset-mismatch"
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"The upload goes on at byte {offset}.", offset=offset)
+        self.offset: Final = offset
+
+
+class UploadLockedError(BoatloadError):
+    """Somebody else writes the upload: another process that did not let go in time, or one that came later."""
+
+    code = "upload-locked"
+
+    def __init__(self) -> None:
+        super().__init__("Another request writes this upload. Ask for its offset and go on from there.")
+
+
+class UploadGoneError(BoatloadError):
+    """The upload takes no bytes any more: it expired or was cancelled before it was whole."""
+
+    code = "upload-gone"
+
+
+class UploadExpiredError(BoatloadError):
+    """The upload was declared, and its time ran out before all its bytes had come."""
+
+    code = "upload-expired"
+
+    def __init__(self) -> None:
+        super().__init__("Its time ran out before all its bytes had come.")
+
+
+class SizeExceededError(BoatloadError):
+    """More bytes than the upload was declared to have; `size_bytes` is among the facts."""
+
+    code = "size-exceeded"
+
+
+class SizeConflictError(BoatloadError):
+    """A size that is not the one declared before, or less than what has come already."""
+
+    code = "size-conflict"
+
+
+class InvalidOffsetError(BoatloadError):
+    """An offset that is no number of bytes."""
+
+    code = "invalid-offset"
+
+
+class ContentRangeError(BoatloadError):
+    """A piece that names its place by Content-Range (RFC 9110 §14.5)."""
+
+    code = "content-range"
+
+
+class InvalidDigestError(BoatloadError):
+    """A digest in a form that cannot be read, or of a kind that is not known."""
+
+    code = "invalid-digest"
+
+
+class DigestMismatchError(BoatloadError):
+    """The bytes are not those whose digest was given; none of them were kept."""
+
+    code = "digest-mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("The bytes do not match their digest. Nothing of them was kept; send them again.")
+
+
+class ChecksumMismatchError(BoatloadError):
+    """A piece is not the one whose checksum was given; nothing of it was kept."""
+
+    code = "checksum-mismatch"
+
+    def __init__(self) -> None:
+        super().__init__("The piece does not match its checksum. Nothing of it was kept; send it again.")
+
+
+class PartsUnfinishedError(BoatloadError):
+    """Uploads that are to be put together, and are not all there."""
+
+    code = "parts-unfinished"
+
+
 class InvalidCursorError(BoatloadError):
     """A cursor that this service did not hand out for this list."""
 

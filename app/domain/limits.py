@@ -7,6 +7,8 @@ from typing import Final
 MAX_FILENAME_BYTES: Final = 255
 MAX_CONTENT_TYPE_BYTES: Final = 255
 MAX_FIELD_BYTES: Final = 64 * 1024
+MAX_REF_BYTES: Final = 255
+MAX_MANIFEST_ENTRIES: Final = 10_000
 STEP_BYTES: Final = 1 << 20
 """A body is taken, parsed, hashed and written in steps of about this size."""
 PAGE_DEFAULT: Final = 100
@@ -36,3 +38,5 @@ class Limits:
     """How long a batch stays open for more whose opener names no time."""
     allow_private_webhooks: bool = False
     """Whether webhooks may go to addresses that are not public, and without TLS."""
+    part_lifetime: timedelta = timedelta(days=1)
+    """How long a part waits for the file that it is to become."""

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
 from app.domain.errors import BoatloadError, FileTooLargeError
 from app.domain.ids import Ids
@@ -32,6 +33,14 @@ class Arrival:
     """The bytes of a small file, still in memory."""
     writer: ObjectWriter | None = None
     """The object of a big file, synced; owned by whoever has the arrival, to be closed once its row is committed."""
+    ref: str | None = None
+    """The client's own name for it; where the batch has an upload of that ref, that one is filled or compared."""
+    fills: UUID | None = None
+    """The upload of the batch that it fills, or is compared with."""
+    duplicate: bool = False
+    """Set once it is kept: the owner's bytes were there already, and the upload refers to those."""
+    already: bool = False
+    """Set once it is kept: so was the upload, and nothing was changed."""
 
     @property
     def memory_bytes(self) -> int:
@@ -92,6 +101,11 @@ class Assembly:
             self.spill()
         elif len(arrival.pieces) > _MOST_PIECES:
             arrival.pieces = [b"".join(arrival.pieces)]
+
+    @property
+    def refused(self) -> bool:
+        """Whether it was refused, so that more of it is of no use."""
+        return self._arrival.refusal is not None
 
     def refuse(self, error: BoatloadError) -> None:
         """Turn it into a refusal; what was written is removed."""

@@ -124,7 +124,9 @@ class BatchService:
                 raise NotFoundError
             if batch.status is BatchStatus.CANCELLED:
                 return batch
+            dropped = await uow.receiving.drop_bytes(batch_id) if batch.receiving_uploads else 0
             unfinished = Tally(
+                received_bytes=-dropped,
                 receiving=-batch.receiving_uploads,
                 pending=-batch.pending_uploads,
                 processing=-batch.processing_uploads,
@@ -159,11 +161,16 @@ class BatchService:
         return batch
 
     async def delete(self, owner: UUID, batch_id: UUID, *, with_uploads: bool) -> None:
-        """Delete a batch; its uploads go on without it, unless they are to go along."""
+        """Delete a batch; its uploads go on without it, unless they are to go along.
+
+        Those that are not whole yet are cancelled.
+        """
         async with unit_of_work(self._database) as uow:
             batch = await uow.batches.lock_owned(batch_id, owner)
             if batch is None:
                 raise NotFoundError
             if with_uploads:
                 await uow.uploads.delete_all(batch_id)
+            else:
+                await uow.receiving.cancel_all(batch_id, now=self._clock())
             await uow.batches.delete(batch_id)

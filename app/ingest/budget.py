@@ -59,8 +59,13 @@ class Budget:
         self._admit()
 
     def _admit(self) -> None:
+        admitted = False
         while self._waiting and self._waiting[0][0] <= self.free_bytes:
             size, turn = self._waiting.popleft()
             if not turn.cancelled():
                 self.free_bytes -= size
                 turn.set_result(None)
+                admitted = True
+        if admitted and self._waiting:  # who was admitted may have heard of the shortage when it held nothing
+            for shortage in self._holders:
+                shortage()

@@ -16,14 +16,16 @@ from uuid import UUID
 import structlog
 
 from app.db.pool import Database
-from app.domain.batch import FINAL_BATCH, Batch, admit, advance, new_batch, tally
-from app.domain.errors import BoatloadError, NotFoundError, StorageUnavailableError
+from app.domain.batch import Batch, new_batch
+from app.domain.errors import BoatloadError, StorageUnavailableError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
+from app.domain.receiving import Place
 from app.domain.upload import Upload, UploadStatus
 from app.ingest.arrival import Arrival
+from app.ingest.joining import Joined, Joiner, Known
 from app.jobs import queue
-from app.repositories.unit_of_work import UnitOfWork, unit_of_work
+from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.storage.pack import PackWriter
 
 log: Final = structlog.get_logger("boatload.ingest")
@@ -35,6 +37,8 @@ LONGEST_WAIT_SECONDS: Final = 0.5
 _IDLE_CHECK_SECONDS: Final = 10
 
 Kept = tuple[Batch, list[Upload]]
+Held = dict[tuple[UUID, bytes, int], Place]
+"""Where bytes lie, by their owner, digest and size."""
 Draft = Callable[[Sequence[Arrival], Sequence[Upload]], bytes]
 """Writes down what is to be said of rows, while the database is busy with them: they may still be refused."""
 
@@ -46,6 +50,7 @@ class Submission:
     owner: UUID
     batch_id: UUID
     arrivals: Sequence[Arrival]
+    """Where one names a ref or an upload, it is the only one."""
     opens: bool = False
     """Whether the batch is to be opened first, under that id."""
     seals: bool = False
@@ -54,12 +59,16 @@ class Submission:
     """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
     draft: Draft | None = None
     kept: asyncio.Future[Kept] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    places: list[tuple[UUID, int] | None] = field(default_factory=list)
+    places: list[Place | None] = field(default_factory=list)
     """For each arrival its object and offset, once it is durable."""
     refusal: BoatloadError | None = None
     """Why it was refused."""
     drafted: bytes = b""
     """What `draft` returned; good once it is kept."""
+
+
+class _BytesGoneError(Exception):
+    """The sweeper took what a duplicate was to refer to."""
 
 
 class GroupCommit:
@@ -79,7 +88,7 @@ class GroupCommit:
         self._pack: Final = pack
         self._limits: Final = limits
         self._clock: Final = clock
-        self._new_id: Final = new_id
+        self._joiner: Final = Joiner(limits, clock=clock, new_id=new_id)
         self._waiting: Final[deque[Submission]] = deque()
         self._wake: Final = asyncio.Event()
         self._stopping = False
@@ -89,10 +98,11 @@ class GroupCommit:
     async def submit(self, submission: Submission) -> Kept:
         """Make the arrivals durable and part of their batch, all or none.
 
-        Takes the arrivals over: their writers are closed, their bytes gone from memory, however it ends. Returns the
-        batch as it then is, and the uploads in the order of the arrivals. Raises NotFoundError, BatchClosedError,
-        TooManyUploadsError, BatchFullError, StorageFullError, StorageUnavailableError or DatabaseUnavailableError;
-        after the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
+        Bytes that their owner has in the store already are not written again. Takes the arrivals over: their writers
+        are closed, their bytes gone from memory, however it ends. Returns the batch as it then is, and the uploads in
+        the order of the arrivals. Raises NotFoundError, BatchClosedError, TooManyUploadsError, BatchFullError,
+        RefConflictError, UploadGoneError, StorageFullError, StorageUnavailableError or DatabaseUnavailableError; after
+        the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
         """
         if self._stopping:
             _refuse([submission], StorageUnavailableError())
@@ -145,124 +155,153 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[Submission]) -> None:
+        held = await self._find_held(group)
+        try:
+            await self._commit_once(group, held)
+        except _BytesGoneError:
+            await self._commit_once(group, {})
+
+    async def _commit_once(self, group: Sequence[Submission], held: Held) -> None:
         if any(submission.arrivals for submission in group):
-            await asyncio.to_thread(self._place, group)
+            await asyncio.to_thread(self._place, group, held)
         opened = {one.batch_id: self._new_batch(one) for one in group if one.opens}
         moved: dict[UUID, Batch] = {}
-        kept: list[tuple[Submission, list[Upload]]] = []
+        kept: list[tuple[Submission, Joined]] = []
         async with unit_of_work(self._database) as uow:
-            known = {submission.batch_id for submission in group} - opened.keys()
-            batches = opened | (await uow.batches.lock(known) if known else {})
+            wanted = {submission.batch_id for submission in group} - opened.keys()
+            batches = opened | (await uow.batches.lock(wanted) if wanted else {})
+            await self._hold(uow, held)
+            known = await self._find_known(uow, group, batches)
             for submission in group:
                 batch = moved.get(submission.batch_id) or batches.get(submission.batch_id)
                 try:
-                    after, uploads = self._join(batch, submission)
+                    joined = self._join(batch, submission, known)
                 except BoatloadError as error:
                     _refuse([submission], error)
                     continue
-                kept.append((submission, uploads))
-                if after is not batch:
-                    moved[after.id] = after
+                kept.append((submission, joined))
+                if joined.batch is not batch:
+                    moved[joined.batch.id] = joined.batch
             for batch_id in opened.keys() & moved.keys():
                 await uow.batches.insert(opened[batch_id])
-            await self._write(uow, moved, kept)
-        for submission, uploads in kept:
+            await self._write(uow, moved, kept, held)
+        for submission, joined in kept:
             if not submission.kept.done():
                 batch = moved.get(submission.batch_id) or batches[submission.batch_id]
-                submission.kept.set_result((batch, uploads))
+                submission.kept.set_result((batch, joined.uploads))
 
     def _new_batch(self, submission: Submission) -> Batch:
         now = self._clock()
         return new_batch(submission.batch_id, submission.owner, now=now, expires_at=now + self._limits.batch_lifetime)
 
-    def _place(self, group: Sequence[Submission]) -> None:
-        """Append the small files to the open pack, and note where everything lies. Blocks."""
-        small = [arrival for submission in group for arrival in submission.arrivals if _is_small(arrival)]
-        pack_id, offsets = self._pack.append([arrival.pieces for arrival in small]) if small else (None, [])
-        following = iter(offsets)
+    async def _find_held(self, group: Sequence[Submission]) -> Held:
+        """Return where bytes of the group's owners, the same as these, lie already."""
+        owners: dict[UUID, dict[tuple[bytes, int], None]] = {}
+        for submission in group:
+            contents = owners.setdefault(submission.owner, {})
+            contents.update(dict.fromkeys(_content(one) for one in submission.arrivals if not one.refusal))
+        held: Held = {}
+        async with reading(self._database) as uow:
+            for owner, contents in owners.items():
+                listed = list(contents)
+                if listed:
+                    found = await uow.receiving.held(owner, listed)
+                    held |= {(owner, *listed[number]): place for number, place in found.items()}
+        return held
+
+    async def _hold(self, uow: UnitOfWork, held: Held) -> None:
+        """Keep the sweeper from what was found, or raise _BytesGoneError where it was faster."""
+        objects = {object_id for object_id, _ in held.values()}
+        if objects and await uow.objects.hold(objects) != objects:
+            raise _BytesGoneError
+
+    async def _find_known(self, uow: UnitOfWork, group: Sequence[Submission], batches: dict[UUID, Batch]) -> Known:
+        """Lock the uploads that arrivals fill or are compared with. Such an arrival is alone in its submission."""
+        ids = {one.arrivals[0].fills for one in group if one.arrivals and one.arrivals[0].fills}
+        refs = {
+            (one.batch_id, one.arrivals[0].ref): None
+            for one in group
+            if one.arrivals and one.arrivals[0].ref is not None and one.batch_id in batches
+        }
+        found = await uow.receiving.lock(ids) if ids else []
+        found += await uow.receiving.lock_refs(list(refs)) if refs else []
+        known: Known = {}
+        for one in found:
+            known[one.upload.id] = one
+            if one.upload.batch_id and one.upload.ref is not None:
+                known[one.upload.batch_id, one.upload.ref] = one
+        return known
+
+    def _place(self, group: Sequence[Submission], held: Held) -> None:
+        """Append the small files that are not there yet to the open pack, and note where everything lies. Blocks."""
+        placed: dict[tuple[UUID, bytes, int], Place | None] = dict(held)
+        small: list[tuple[tuple[UUID, bytes, int], Arrival]] = []
         for submission in group:
             for arrival in submission.arrivals:
-                place = None
-                if arrival.writer:
-                    place = (arrival.writer.object_id, 0)
-                elif _is_small(arrival) and pack_id:
-                    place = (pack_id, next(following))
-                submission.places.append(place)
+                if arrival.refusal:
+                    continue
+                key = (submission.owner, arrival.sha256, arrival.size_bytes)
+                arrival.duplicate = key in placed
+                if arrival.duplicate:
+                    continue
+                placed[key] = (arrival.writer.object_id, 0) if arrival.writer else None
+                if arrival.writer is None:
+                    small.append((key, arrival))
+        if small:
+            pack_id, offsets = self._pack.append([arrival.pieces for _, arrival in small])
+            placed.update({key: (pack_id, offset) for (key, _), offset in zip(small, offsets, strict=True)})
+        for submission in group:
+            submission.places = [
+                None if one.refusal else placed[submission.owner, one.sha256, one.size_bytes]
+                for one in submission.arrivals
+            ]
 
-    def _join(self, batch: Batch | None, submission: Submission) -> tuple[Batch, list[Upload]]:
-        """Return the batch with the submission in it, and the rows that this makes. Pure but for ids and the clock."""
+    def _join(self, batch: Batch | None, submission: Submission, known: Known) -> Joined:
         if submission.behind and submission.behind.refusal:
             raise submission.behind.refusal
-        if batch is None or batch.user_id != submission.owner:
-            raise NotFoundError
-        now = self._clock()
-        if submission.arrivals:
-            admit(batch, len(submission.arrivals), max_files=self._limits.max_files_per_batch, now=now)
-        elif batch.sealed_at or batch.status in FINAL_BATCH:
-            return batch, []
-        version = batch.version + 1
-        uploads = [
-            Upload(
-                id=self._new_id(),
-                user_id=batch.user_id,
-                batch_id=batch.id,
-                ref=None,
-                filename=arrival.filename,
-                status=UploadStatus.FAILED if arrival.refusal else UploadStatus.PENDING,
-                size_bytes=None if arrival.refusal else arrival.size_bytes,
-                received_bytes=0 if arrival.refusal else arrival.size_bytes,
-                content_type=arrival.content_type,
-                detected_type=None,
-                sha256=None if arrival.refusal else arrival.sha256,
-                width=None,
-                height=None,
-                attempts=0,
-                error=arrival.refusal,
-                metadata={},
-                object_id=place[0] if place else None,
-                object_offset=place[1] if place else None,
-                batch_version=version,
-                created_at=now,
-                updated_at=now,
-                completed_at=now if arrival.refusal else None,
-            )
-            for arrival, place in zip(submission.arrivals, submission.places, strict=True)
-        ]
-        return advance(batch, tally(uploads), now=now, seal=submission.seals), uploads
+        return self._joiner.join(
+            batch, submission.owner, submission.arrivals, submission.places, known=known, seals=submission.seals
+        )
 
     async def _write(
-        self, uow: UnitOfWork, moved: dict[UUID, Batch], kept: Sequence[tuple[Submission, list[Upload]]]
+        self, uow: UnitOfWork, moved: dict[UUID, Batch], kept: Sequence[tuple[Submission, Joined]], held: Held
     ) -> None:
-        uploads = [upload for _, joined in kept for upload in joined]
+        uploads = [upload for _, joined in kept for upload in joined.new]
+        changed = {upload.id: upload for _, joined in kept for upload in joined.changed}
         ends: dict[UUID, int] = {}
-        for upload in uploads:
-            if upload.object_id and upload.object_offset is not None:
-                end = upload.object_offset + upload.received_bytes
-                ends[upload.object_id] = max(end, ends.get(upload.object_id, 0))
+        for submission, _ in kept:
+            for arrival, place in zip(submission.arrivals, submission.places, strict=True):
+                # Objects that stood there before are not ours to write: two processes would do so in any order.
+                if place and not (held and (submission.owner, arrival.sha256, arrival.size_bytes) in held):
+                    ends[place[0]] = max(place[1] + arrival.size_bytes, ends.get(place[0], 0))
         await uow.objects.record(list(ends.items()))
         if uploads:
             await asyncio.gather(uow.uploads.insert(uploads), asyncio.to_thread(_draft, kept))
+        await uow.receiving.write(list(changed.values()))
         await uow.batches.save(list(moved.values()))
-        await queue.enqueue(uow.connection, [upload.id for upload in uploads if upload.status is UploadStatus.PENDING])
+        to_process = [one.id for one in (*uploads, *changed.values()) if one.status is UploadStatus.PENDING]
+        await queue.enqueue(uow.connection, to_process)
 
     def _let_go(self, group: Sequence[Submission]) -> None:
         """Close the writers, and leave a full pack behind. What no row refers to is the sweeper's. Blocks."""
         for submission in group:
             for arrival in submission.arrivals:
                 arrival.pieces = []
-                if arrival.writer:
+                if arrival.writer and arrival.duplicate:
+                    arrival.writer.discard()
+                elif arrival.writer:
                     arrival.writer.close()
         self._pack.roll_if_full()
 
 
-def _draft(kept: Sequence[tuple[Submission, list[Upload]]]) -> None:
-    for submission, uploads in kept:
+def _draft(kept: Sequence[tuple[Submission, Joined]]) -> None:
+    for submission, joined in kept:
         if submission.draft:
-            submission.drafted = submission.draft(submission.arrivals, uploads)
+            submission.drafted = submission.draft(submission.arrivals, joined.uploads)
 
 
-def _is_small(arrival: Arrival) -> bool:
-    return arrival.writer is None and arrival.refusal is None
+def _content(arrival: Arrival) -> tuple[bytes, int]:
+    return arrival.sha256, arrival.size_bytes
 
 
 def _refuse(group: Sequence[Submission], error: BoatloadError) -> None:

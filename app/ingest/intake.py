@@ -77,6 +77,11 @@ class Intake:
                 self._starved = False
                 return []
 
+    def rest(self) -> list[bytes]:
+        """Return what has gathered, for a caller that takes no further step; nothing is waited for."""
+        chunks, self._chunks, self._gathered = self._chunks, [], 0
+        return chunks
+
     def _shortage(self) -> None:
         self._starved = True
         self._news.set()

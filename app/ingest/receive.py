@@ -17,6 +17,7 @@ from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
 from app.ingest.group import Draft, GroupCommit, Kept, Submission
 from app.ingest.intake import Intake
+from app.ingest.uninterrupted import in_thread
 from app.storage.base import Store
 
 _HASHERS: Final = 2
@@ -58,6 +59,8 @@ class Receipt:
 
     batch: Batch | None = None
     outcomes: list[Upload] = field(default_factory=list)
+    duplicates: list[bool] = field(default_factory=list)
+    """For each outcome whether the owner's bytes were there already."""
     drafts: list[bytes] = field(default_factory=list)
     """What the target's `draft` wrote of the outcomes, a piece for each run of them."""
     error: BoatloadError | None = None
@@ -219,7 +222,7 @@ class _Session:
             if task.done():
                 task.result()
         try:
-            await _to_its_end(self._work, chunks)
+            await in_thread(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
 
@@ -229,7 +232,7 @@ class _Session:
 
     async def finish(self) -> None:
         """End a body that came to its end: its last files, and the seal of a batch opened for it, in one commit."""
-        await _to_its_end(self._parser.finish)
+        await in_thread(self._parser.finish)
         if not self._reception.files:
             raise NoFilesError("The body holds no file part.")
         await self._submit(last=True)
@@ -248,6 +251,7 @@ class _Session:
                 submission, (batch, uploads) = answer
                 self.receipt.batch = batch
                 self.receipt.outcomes += uploads
+                self.receipt.duplicates += [arrival.duplicate for arrival in submission.arrivals]
                 self.receipt.drafts += [submission.drafted] if submission.drafted else []
         refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
         if isinstance(refused, BoatloadError):
@@ -293,13 +297,3 @@ class _Session:
             return submission, await self._group.submit(submission)
         finally:
             self._budget.give(memory)
-
-
-async def _to_its_end(work: Callable[..., None], *arguments: object) -> None:
-    """Run in a thread, and do not return before that is done, even when cancelled: what follows touches the same."""
-    working = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
-    try:
-        await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

@@ -1,4 +1,4 @@
-"""What is done again and again so that nothing is forgotten: uploads without a job, bytes without an upload."""
+"""What is done again and again so that nothing is forgotten: uploads without job or bytes, bytes without upload."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +13,7 @@ from app.db.pool import Database
 from app.domain.errors import BoatloadError
 from app.domain.ids import Clock, made_at
 from app.jobs import queue
+from app.processing.expiry import expire_uploads
 from app.repositories.unit_of_work import reading, unit_of_work
 from app.storage.base import Store
 
@@ -26,6 +27,9 @@ _SUSPECT_ATTEMPTS: Final = 2
 """An upload that was in the hands of so many silent workers may be why: from then on it has a job to itself."""
 TRIM_SECONDS: Final = 600.0
 """How often the queue's own log is trimmed."""
+
+EXPIRE_SECONDS: Final = 60.0
+"""How often uploads are looked for whose time has run out."""
 
 
 class Sweeper:
@@ -42,6 +46,7 @@ class Sweeper:
         await asyncio.gather(
             _again_and_again(self.requeue, min(REQUEUE_SECONDS, interval_seconds), stop),
             _again_and_again(self.trim_queue_log, TRIM_SECONDS, stop),
+            _again_and_again(self.expire_uploads, min(EXPIRE_SECONDS, interval_seconds), stop),
             _again_and_again(self.remove_abandoned, interval_seconds, stop),
         )
 
@@ -80,6 +85,10 @@ class Sweeper:
             trimmed += removed
             if not removed:
                 return trimmed
+
+    async def expire_uploads(self) -> int:
+        """Fail what was declared and did not come in time, and return how many."""
+        return await expire_uploads(self._database, self._clock)
 
     async def remove_abandoned(self) -> int:
         """Remove objects that no upload refers to, and return how many.

@@ -1,6 +1,6 @@
 """`objects`: one row for each run of bytes in the store."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, LiteralString
 from uuid import UUID
 
@@ -16,6 +16,8 @@ RECORD: Final[LiteralString] = """
 """
 
 EXISTING: Final[LiteralString] = "SELECT id FROM objects WHERE id = ANY($1::uuid[])"
+
+HOLD: Final[LiteralString] = "SELECT id FROM objects WHERE id = ANY($1::uuid[]) ORDER BY id FOR KEY SHARE"
 
 PAGE: Final[LiteralString] = """
     SELECT
@@ -47,6 +49,10 @@ class Objects:
     async def existing(self, object_ids: Sequence[UUID]) -> set[UUID]:
         """Return those of the ids that have a row."""
         return {row["id"] for row in await self._connection.fetch(EXISTING, object_ids)}
+
+    async def hold(self, object_ids: Iterable[UUID]) -> set[UUID]:
+        """Keep the sweeper from these until this transaction ends, and return those that it has not taken before."""
+        return {row["id"] for row in await self._connection.fetch(HOLD, list(object_ids))}
 
     async def list_page(self, *, after: UUID, limit: int) -> list[tuple[UUID, bool]]:
         """Return ids in their order, and whether an upload refers to each, for its bytes or its thumbnail."""

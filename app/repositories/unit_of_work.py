@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from app.repositories.batches import Batches
 from app.repositories.objects import Objects
+from app.repositories.receiving import ReceivingUploads
 from app.repositories.service_keys import ServiceKeys
 from app.repositories.upload_attempts import UploadAttempts
 from app.repositories.uploads import Uploads
@@ -31,6 +32,7 @@ class UnitOfWork:
     uploads: Uploads
     work: Work
     attempts: UploadAttempts
+    receiving: ReceivingUploads
     objects: Objects
     service_keys: ServiceKeys
     webhook_endpoints: WebhookEndpoints
@@ -45,6 +47,7 @@ def _bind(connection: "Connection") -> UnitOfWork:
         uploads=Uploads(connection),
         work=Work(connection),
         attempts=UploadAttempts(connection),
+        receiving=ReceivingUploads(connection),
         objects=Objects(connection),
         service_keys=ServiceKeys(connection),
         webhook_endpoints=WebhookEndpoints(connection),

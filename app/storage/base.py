@@ -12,7 +12,7 @@ BLOCK_BYTES: Final = 4096
 
 
 class ObjectWriter(Protocol):
-    """One new object, being written. Owned by whoever created it, who closes it; used by one thread at a time.
+    """One object, being written. Owned by whoever created it, who closes it; used by one thread at a time.
 
     Until it is closed the store keeps it from being removed as abandoned, so a writer stays open until the row that
     refers to its bytes is committed. After any error it is broken: every further `write` and `sync` raises.
@@ -24,7 +24,7 @@ class ObjectWriter(Protocol):
 
     @property
     def size_bytes(self) -> int:
-        """Bytes written so far."""
+        """Bytes in it so far."""
 
     def write(self, buffers: Sequence[bytes]) -> None:
         """Append all of `buffers`, in order.
@@ -65,6 +65,14 @@ class Store(Protocol):
         """Begin a new object; `object_id` was never used before. `big` promises megabytes or whole blocks to each sync.
 
         Raises StorageFullError or StorageUnavailableError.
+        """
+
+    def reopen(self, object_id: UUID, *, at: int) -> ObjectWriter | None:
+        """Go on with an object behind its first `at` bytes, which were synced; None where another writer holds it.
+
+        Whatever lies behind them is cut off by the first `write` or `sync`, and not before: whoever holds it may still
+        find that others have written more of it. The writer's `size_bytes` begins at `at`, and it promises what
+        `create` with `big` does. Raises StorageUnavailableError where the object is gone or does not hold that many.
         """
 
     def open(self, object_id: UUID) -> ObjectReader:

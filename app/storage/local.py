@@ -64,6 +64,25 @@ class LocalStore:
                 raise
         return LocalWriter(object_id, path, descriptor, sink=DirectSink(descriptor) if big else CachedSink(descriptor))
 
+    def reopen(self, object_id: UUID, *, at: int) -> "LocalWriter | None":
+        """Take the file's lock."""
+        path = self._path(object_id)
+        with _translated("reopen", path):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    os.close(descriptor)
+                    return None
+                longer = _is_longer(descriptor, at)
+                os.lseek(descriptor, at, os.SEEK_SET)
+                sink = DirectSink(descriptor, at=at)
+            except OSError:
+                os.close(descriptor)
+                raise
+        return LocalWriter(object_id, path, descriptor, sink=sink, at=at, longer=longer)
+
     def open(self, object_id: UUID) -> "LocalReader":
         """Open a file for reading."""
         path = self._path(object_id)
@@ -100,26 +119,38 @@ class LocalStore:
 
 
 class LocalWriter:
-    """A file being written."""
+    """A file being written. One that is gone on with begins `at` its durable bytes, and may be `longer`."""
 
-    def __init__(self, object_id: UUID, path: Path, descriptor: int, *, sink: "CachedSink | DirectSink") -> None:
+    def __init__(
+        self,
+        object_id: UUID,
+        path: Path,
+        descriptor: int,
+        *,
+        sink: "CachedSink | DirectSink",
+        at: int | None = None,
+        longer: bool = False,
+    ) -> None:
         self.object_id: Final = object_id
-        self.size_bytes = 0
+        self.size_bytes = at or 0
+        self._longer = longer
         self._path: Final = path
         self._descriptor: int | None = descriptor
         self._sink: Final = sink
-        self._named = False
+        self._named = at is not None
         self._broken = False
 
     def write(self, buffers: Sequence[bytes]) -> None:
         """Append, through the page cache or past it."""
-        with self._sound("write"):
+        with self._sound("write") as descriptor:
+            self._cut(descriptor)
             self._sink.write(buffers)
             self.size_bytes += sum(map(len, buffers))
 
     def sync(self) -> None:
         """Sync the data, and the folder where the name is new."""
         with self._sound("sync") as descriptor:
+            self._cut(descriptor)
             self._sink.flush()
             os.fdatasync(descriptor)
             if not self._named:
@@ -139,6 +170,11 @@ class LocalWriter:
             with suppress(OSError):
                 self._path.unlink()
         self.close()
+
+    def _cut(self, descriptor: int) -> None:
+        if self._longer:
+            os.ftruncate(descriptor, self.size_bytes)
+            self._longer = False
 
     @contextmanager
     def _sound(self, action: str) -> Iterator[int]:
@@ -199,6 +235,16 @@ class LocalClaim:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _is_longer(descriptor: int, at: int) -> bool:
+    """Say whether a file that was locked holds more than its row says. Raises OSError where it holds less."""
+    found = os.fstat(descriptor)
+    if not found.st_nlink:
+        raise OSError(errno.ENOENT, "the file was removed before its lock could be taken")
+    if found.st_size < at:
+        raise OSError(errno.EIO, "the file is shorter than its row says")
+    return found.st_size > at
 
 
 def _sync_folder(folder: Path) -> None:

@@ -25,7 +25,7 @@ class CachedSink:
     def __init__(self, descriptor: int) -> None:
         self._descriptor: Final = descriptor
 
-    def write(self, buffers: Sequence[bytes]) -> None:
+    def write(self, buffers: "Sequence[bytes | memoryview]") -> None:
         """Append all of `buffers`. Raises OSError."""
         pending = [memoryview(buffer) for buffer in buffers if buffer]
         while pending:
@@ -43,16 +43,22 @@ class CachedSink:
 
 
 class DirectSink:
-    """Appends past the page cache, holding back less than a block until `flush`; cached where that cannot be."""
+    """Appends past the page cache, holding back less than a block until `flush`; cached where that cannot be.
 
-    def __init__(self, descriptor: int) -> None:
+    `at` is how long the file is; where that is no whole block, the block is filled through the cache first.
+    """
+
+    def __init__(self, descriptor: int, *, at: int = 0) -> None:
         self._descriptor: Final = descriptor
         self._cached: Final = CachedSink(descriptor)
-        self._direct = _O_DIRECT != 0 and _switch(descriptor, on=True)
+        self._lead = -at % BLOCK_BYTES
+        self._direct = _O_DIRECT != 0 and not self._lead and _switch(descriptor, on=True)
         self._rest = b""
 
-    def write(self, buffers: Sequence[bytes]) -> None:
+    def write(self, buffers: "Sequence[bytes | memoryview]") -> None:
         """Append all of `buffers`, but for a rest shorter than a block. Raises OSError."""
+        if self._lead:
+            buffers = self._write_lead(buffers)
         if not self._direct:
             self._cached.write(buffers)
             return
@@ -80,6 +86,18 @@ class DirectSink:
             _switch(self._descriptor, on=False)
             self._cached.write([self._rest])
             self._rest = b""
+
+    def _write_lead(self, buffers: "Sequence[bytes | memoryview]") -> "list[bytes | memoryview]":
+        """Fill the block that the file ended in, and return what comes behind it."""
+        rest: list[bytes | memoryview] = []
+        for buffer in buffers:
+            self._cached.write([buffer[: self._lead]])
+            if len(buffer) > self._lead:
+                rest.append(memoryview(buffer)[self._lead :])
+            self._lead -= min(self._lead, len(buffer))
+        if not self._lead:
+            self._direct = _O_DIRECT != 0 and _switch(self._descriptor, on=True)
+        return rest
 
     def _write_blocks(self, blocks: memoryview) -> None:
         try:

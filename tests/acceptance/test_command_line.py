@@ -9,19 +9,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.catalog import REVISIONS
 from tests.support.postgres import Servers, execute
 from tests.support.server import ROOT, Boatload, boatload, folder, serving
 from tests.support.wire import File, connection, finished, problem, read_answer, request_head, send
 
-REVISIONS = [
-    "create_uploads",
-    "add_batch_support",
-    "batch_account",
-    "job_queue",
-    "worker_guards",
-    "processors",
-    "webhooks",
-]
 on_18 = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
 

@@ -111,3 +111,19 @@ def test_folders_made_by_a_start_that_ended_before_its_sync_are_synced_by_the_ne
     system.calls.clear()
     store.prepare()
     assert {call.path for call in system.calls} >= {tmp_path / "objects", tmp_path}
+
+
+def test_a_file_that_is_gone_on_with_has_its_name_already(local: LocalStore, system: System) -> None:
+    writer = local.create(new_id(), big=True)
+    writer.write([b"x" * 5000])
+    writer.sync()
+    writer.close()
+    system.calls.clear()
+    again = local.reopen(writer.object_id, at=5000)
+    assert again
+    again.write([b"y" * 3 * MIB])
+    assert system.kinds == [WRITE]
+    again.sync()
+    assert system.kinds == [WRITE, SYNC_DATA]
+    again.close()
+    assert system.kinds == [WRITE, SYNC_DATA]

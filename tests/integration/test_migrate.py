@@ -14,15 +14,7 @@ from app.db import migrate, migration_session
 from tests.support import catalog
 from tests.support.postgres import execute, fetch, until
 
-ALL: Final = [
-    "create_uploads",
-    "add_batch_support",
-    "batch_account",
-    "job_queue",
-    "worker_guards",
-    "processors",
-    "webhooks",
-]
+ALL: Final = list(catalog.REVISIONS)
 LOCKS: Final = """
 SELECT granted FROM pg_locks JOIN pg_database d ON d.oid = pg_locks.database
 WHERE locktype = 'advisory' AND d.datname = current_database()

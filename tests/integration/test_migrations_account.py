@@ -43,6 +43,11 @@ BREACHES: Final = [
     ("uploads_attempts_before_within", UPLOAD.format(change="attempts_before = -1", status="processing")),
     ("uploads_retry_only_when_pending", UPLOAD.format(change="retry_at = now()", status="processing")),
     ("uploads_sha256_is_32_bytes", UPLOAD.format(change="sha256 = 'short'", status="pending")),
+    (
+        "uploads_declared_sha256_is_32_bytes",
+        UPLOAD.format(change="declared_sha256 = 'short'", status="receiving"),
+    ),
+    ("uploads_partial_is_no_file", UPLOAD.format(change="partial = true", status="receiving")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = 0", status="receiving")),
     ("uploads_place_is_whole", UPLOAD.format(change="object_offset = -1", status="pending")),
     ("uploads_thumbnail_is_whole", UPLOAD.format(change="thumbnail_bytes = 1", status="completed")),

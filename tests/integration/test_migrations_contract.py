@@ -84,6 +84,10 @@ LATER: Final = {
     "thumbnail_object_id": Column("uuid", not_null=False),
     "thumbnail_offset": BIGINT,
     "thumbnail_bytes": Column("integer", not_null=False),
+    "declared_sha256": Column("bytea", not_null=False),
+    "partial": Column("boolean", not_null=True, default="false"),
+    "expires_at": MOMENT,
+    "takeover": Column("uuid", not_null=False),
 }
 UPLOAD_INDEXES: Final = {
     "uploads_pkey": "UNIQUE (id)",
@@ -153,6 +157,10 @@ def test_later_revisions_only_add_to_the_contract(database_url: str) -> None:
         "idx_uploads_batch_status": "(batch_id, status, id)",
         "idx_uploads_retry": "(retry_at) WHERE (retry_at IS NOT NULL)",
         "idx_uploads_lease": "(lease_expires_at) WHERE ((status)::text = 'processing'::text)",
+        "idx_uploads_stored_bytes": (
+            "(user_id, sha256, size_bytes) WHERE ((sha256 IS NOT NULL) AND (object_id IS NOT NULL))"
+        ),
+        "idx_uploads_expiring": "(expires_at) WHERE ((status)::text = 'receiving'::text)",
         "idx_uploads_batch_ref": "UNIQUE (batch_id, ref) WHERE (ref IS NOT NULL)",
         "idx_uploads_thumbnail_object_id": "(thumbnail_object_id) WHERE (thumbnail_object_id IS NOT NULL)",
     }
@@ -181,10 +189,7 @@ def test_deleting_a_batch_leaves_its_uploads_without_one(database_url: str) -> N
     assert [row["batch_id"] for row in fetch(database_url, "SELECT batch_id FROM uploads")] == [None]
 
 
-@pytest.mark.parametrize(
-    "revision",
-    ["create_uploads", "add_batch_support", "batch_account", "job_queue", "worker_guards", "processors", "webhooks"],
-)
+@pytest.mark.parametrize("revision", catalog.REVISIONS)
 def test_every_revision_may_run_twice(empty_database_url: str, revision: str) -> None:
     migrate.upgrade(empty_database_url, revision)
     once = catalog.everything(empty_database_url)

@@ -8,6 +8,7 @@ messages of ten owners: 10,000 are due, nearly all of them to one receiver.
 import json
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,6 +19,7 @@ from app.jobs import queue
 from app.repositories import (
     batches,
     objects,
+    receiving,
     upload_attempts,
     uploads,
     webhook_deliveries,
@@ -194,6 +196,40 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         250,
     ),
     "history of an upload": (upload_attempts.LIST, (uid(2, 20_007), 0, 100), {"upload_attempts_pkey"}, 120),
+    "find bytes that are not there": (
+        receiving.HELD,
+        (OWNER_OF_BIG, [number.to_bytes(32) for number in range(100)], [100] * 100),
+        {"idx_uploads_stored_bytes"},
+        250,
+    ),
+    "find bytes that are there thousands of times": (
+        receiving.HELD,
+        (OWNER_OF_BIG, [sha256(b"x").digest()] * 100, [100] * 100),
+        {"idx_uploads_stored_bytes"},
+        250,
+    ),
+    "find an upload to be filled": (
+        receiving.FIND,
+        (uid(2, 7 * 75), OWNER_OF_SMALL),
+        {"uploads_pkey", "upload_batches_pkey"},
+        8,
+    ),
+    "find a ref": (
+        receiving.FIND_REF,
+        (BIG, "none", OWNER_OF_BIG),
+        {"idx_uploads_batch_ref", "upload_batches_pkey"},
+        8,
+    ),
+    "lock uploads to be filled": (receiving.LOCK, (PENDING,), {"uploads_pkey"}, 250),
+    "lock refs": (
+        receiving.LOCK_REFS,
+        ([BIG] * 100, [str(number) for number in range(100)]),
+        {"idx_uploads_batch_ref"},
+        10,
+    ),
+    "watch writers": (receiving.WATCH, (PENDING,), {"uploads_pkey"}, 250),
+    "nothing has expired": (receiving.EXPIRED, (NOW, 1000), {"idx_uploads_expiring"}, 10),
+    "hold objects": (objects.HOLD, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),

@@ -30,6 +30,14 @@ class BreakingStore:
         self.writers.append(BreakingWriter(self, self.inner.create(object_id, big=big)))
         return self.writers[-1]
 
+    def reopen(self, object_id: UUID, *, at: int) -> "BreakingWriter | None":
+        self.check("reopen")
+        inner = self.inner.reopen(object_id, at=at)
+        if inner is None:
+            return None
+        self.writers.append(BreakingWriter(self, inner))
+        return self.writers[-1]
+
     def open(self, object_id: UUID) -> ObjectReader:
         self.check("open")
         return self.inner.open(object_id)

@@ -5,6 +5,18 @@ from typing import Final
 
 from tests.support.postgres import fetch
 
+REVISIONS: Final = (
+    "create_uploads",
+    "add_batch_support",
+    "batch_account",
+    "job_queue",
+    "worker_guards",
+    "processors",
+    "webhooks",
+    "doors",
+)
+"""All, oldest first."""
+
 COLUMNS: Final = """
 SELECT a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type, a.attnotnull AS not_null,
     pg_get_expr(d.adbin, d.adrelid) AS "default"

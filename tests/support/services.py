@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -23,8 +24,13 @@ from app.ingest.arrival import Arrival
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
+from app.ingest.ledger import Ledger
+from app.ingest.manifest import Manifests
 from app.ingest.receive import Receipt, Receiver, Target
+from app.ingest.resumable import Resumable
+from app.ingest.single import SingleFiles
 from app.ingest.uploads import UploadService
+from app.ingest.writers import Writers
 from app.processing import registry
 from app.processing.choices import choices_of
 from app.processing.outcome import Workshop
@@ -94,6 +100,9 @@ class Services:
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
+    manifests: Manifests
+    resumable: Resumable
+    single_files: SingleFiles
     pipeline: Pipeline
     thumbnails: Thumbnails
     sweeper: Sweeper
@@ -209,6 +218,19 @@ async def serving(
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
         own = Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
         thumbnails = Thumbnails(PackWriter(store, pack_bytes=pack_bytes, new_id=ids))
+        hashers = ThreadPoolExecutor(2)
+        uploads = UploadService(database, store, clock=clock)
+        resumable = Resumable(
+            store=store,
+            ledger=Ledger(database, clock=clock),
+            writers=Writers(database),
+            group=group,
+            uploads=uploads,
+            budget=budget,
+            limits=limits,
+            clock=clock,
+            new_id=ids,
+        )
         running = asyncio.create_task(group.run())
         pipeline = Pipeline(
             database,
@@ -232,7 +254,20 @@ async def serving(
             budget=budget,
             receiver=receiver,
             batches=BatchService(database, limits, processors=frozenset(registry.available()), clock=clock, new_id=ids),
-            uploads=UploadService(database, store, clock=clock),
+            uploads=uploads,
+            manifests=Manifests(database, limits, clock=clock, new_id=ids),
+            resumable=resumable,
+            single_files=SingleFiles(
+                database=database,
+                store=store,
+                group=group,
+                resumable=resumable,
+                budget=budget,
+                limits=limits,
+                hashers=hashers,
+                clock=clock,
+                new_id=ids,
+            ),
             pipeline=pipeline,
             thumbnails=thumbnails,
             sweeper=Sweeper(database, store, min_age=min_age, clock=clock),
@@ -242,6 +277,8 @@ async def serving(
         group.stop()
         await asyncio.wait_for(running, 30)
         receiver.close()
+        await resumable.close()
+        hashers.shutdown()
         await own.close()
         await thumbnails.close()
     finally:
@@ -283,6 +320,11 @@ class FlakyStore:
     def create(self, object_id: UUID, *, big: bool = False) -> ObjectWriter:
         self.before("create")
         return FlakyWriter(self, self._inner.create(object_id, big=big))
+
+    def reopen(self, object_id: UUID, *, at: int) -> ObjectWriter | None:
+        self.before("reopen")
+        inner = self._inner.reopen(object_id, at=at)
+        return FlakyWriter(self, inner) if inner else None
 
     def open(self, object_id: UUID) -> ObjectReader:
         self.before("open")

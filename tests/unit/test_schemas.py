@@ -225,7 +225,7 @@ def test_a_refused_file_is_an_upload_with_its_problem_and_without_content() -> N
         object_offset=None,
         error=Refusal("file-too-large", "The file is over 5 bytes."),
     )
-    result = result_out(4, refused)
+    result = result_out(4, refused, duplicate=False)
     assert (result.index, result.filename, result.status) == (4, "1.txt", "rejected")
     assert result.upload is not None
     assert (result.upload.content_url, result.upload.sha256) == (None, None)
@@ -235,5 +235,7 @@ def test_a_refused_file_is_an_upload_with_its_problem_and_without_content() -> N
 
 
 def test_a_file_that_was_taken_is_a_stored_result() -> None:
-    result = result_out(0, make_upload(UploadStatus.PENDING, filename="a/b"))
-    assert (result.status, result.filename, result.problem) == ("stored", "a/b", None)
+    upload = make_upload(UploadStatus.PENDING, filename="a/b")
+    for duplicate, status in ((False, "stored"), (True, "duplicate")):
+        result = result_out(0, upload, duplicate=duplicate)
+        assert (result.status, result.filename, result.problem) == (status, "a/b", None)

@@ -130,5 +130,6 @@ def _with_results(problem: Problem, receipt: Receipt) -> Problem:
     if receipt.batch is None:
         return problem
     batch = schemas.batch_out(receipt.batch)
-    results = [schemas.result_out(index, upload) for index, upload in enumerate(receipt.outcomes)]
+    kept = zip(receipt.outcomes, receipt.duplicates, strict=True)
+    results = [schemas.result_out(index, upload, duplicate=twice) for index, (upload, twice) in enumerate(kept)]
     return problem.model_copy(update={"batch": batch, "results": results, "url": batch.url})
