@@ -21,6 +21,7 @@ from app.ingest.manifest import Manifests
 from app.ingest.receive import Receiver
 from app.ingest.resumable import Resumable
 from app.ingest.single import SingleFiles
+from app.ingest.tus import TusUploads
 from app.ingest.uploads import UploadService
 from app.ingest.writers import Writers
 from app.jobs import queue
@@ -52,6 +53,7 @@ class Services:
     manifests: Manifests
     resumable: Resumable
     single_files: SingleFiles
+    tus: TusUploads
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -119,6 +121,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             new_id=new_id,
         )
         stack.push_async_callback(resumable.close)
+        manifests = Manifests(database, limits, clock=utc_now, new_id=new_id)
         yield Services(
             database=database,
             store=store,
@@ -126,7 +129,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             receiver=receiver,
             batches=BatchService(database, limits, clock=utc_now, new_id=new_id),
             uploads=uploads,
-            manifests=Manifests(database, limits, clock=utc_now, new_id=new_id),
+            manifests=manifests,
             resumable=resumable,
             single_files=SingleFiles(
                 database=database,
@@ -139,6 +142,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
                 clock=utc_now,
                 new_id=new_id,
             ),
+            tus=TusUploads(manifests, resumable, limits, clock=utc_now),
             cursor_key=cursor_key,
             background=tuple(background),
         )

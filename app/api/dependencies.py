@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 
 from app.api.cursors import Cursors
+from app.api.forwarded import public_base
 from app.bootstrap import Services
 from app.domain.errors import NotFoundError
 from app.domain.ids import LOCAL_OWNER
@@ -22,11 +23,14 @@ class Context:
     services: Services
     cursors: Cursors
     owner: UUID
+    base: str
+    """What comes before the path in a URL of ours; empty where it is relative."""
 
 
 def _context(request: Request) -> Context:
     services: Services = request.app.state.services
-    return Context(services=services, cursors=request.app.state.cursors, owner=LOCAL_OWNER)
+    base = public_base(request.headers, trust_proxy=request.app.state.trust_proxy)
+    return Context(services=services, cursors=request.app.state.cursors, owner=LOCAL_OWNER, base=base)
 
 
 def _identity(text: str) -> UUID:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, living, serving
+from tests.support.tus import MAX_FILE_BYTES, ORIGIN
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +25,15 @@ def each_server(request: pytest.FixtureRequest, postgres_servers: Servers) -> It
         yield request.getfixturevalue("server")
         return
     with serving(database_url=postgres_servers.get(request.param).create_migrated()) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def behind_proxy(postgres_servers: Servers) -> Iterator[Boatload]:
+    """A server that trusts a proxy, takes pages of ORIGIN, and no file over MAX_FILE_BYTES."""
+    origins = f"{ORIGIN}, http://localhost:3000"
+    url = postgres_servers.get("18").create_migrated()
+    with serving(database_url=url, trust_proxy=True, cors_origins=origins, max_file_bytes=MAX_FILE_BYTES) as running:
         yield running
 
 
