@@ -1,40 +1,22 @@
 """The documentation page in a real browser: it asks no other host, and what it offers to try works."""
 
 import os
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
-from tests.support.missing import lacking
+from tests.support.browser import new_page
 from tests.support.server import Boatload
 from tests.support.wire import counts, finished
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        lacking("there is no chromium here")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            yield await browser.new_page(viewport={"width": 1200, "height": 1600})
-        finally:
-            await browser.close()
+    async with new_page() as opened:
+        yield opened
 
 
 async def test_the_page_asks_no_other_host_and_sends_several_files(
