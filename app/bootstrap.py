@@ -26,6 +26,7 @@ from app.ingest.manifest import Manifests
 from app.ingest.receive import Receiver
 from app.ingest.resumable import Resumable
 from app.ingest.single import SingleFiles
+from app.ingest.tus import TusUploads
 from app.ingest.uploads import UploadService
 from app.ingest.writers import Writers
 from app.jobs import queue
@@ -71,6 +72,7 @@ class Services:
     manifests: Manifests
     resumable: Resumable
     single_files: SingleFiles
+    tus: TusUploads
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -143,6 +145,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             new_id=new_id,
         )
         stack.push_async_callback(resumable.close)
+        manifests = Manifests(database, limits, clock=utc_now, new_id=new_id)
         yield Services(
             database=database,
             store=store,
@@ -152,7 +155,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
                 database, limits, processors=registry.require(settings.processors), clock=utc_now, new_id=new_id
             ),
             uploads=uploads,
-            manifests=Manifests(database, limits, clock=utc_now, new_id=new_id),
+            manifests=manifests,
             resumable=resumable,
             single_files=SingleFiles(
                 database=database,
@@ -170,6 +173,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             ),
             reader=reader,
             feed=feed,
+            tus=TusUploads(manifests, resumable, limits, clock=utc_now),
             cursor_key=cursor_key,
             background=tuple(background),
         )

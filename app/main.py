@@ -8,12 +8,25 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from app.api import problems
+from app.api import cors, problems
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
 from app.api.request_log import RequestLog
-from app.api.routes import batches, content, docs, events, files, health, manifest, thumbnails, uploads, webhooks
+from app.api.routes import (
+    batches,
+    content,
+    docs,
+    events,
+    files,
+    health,
+    manifest,
+    thumbnails,
+    tus,
+    uploads,
+    webhooks,
+)
+from app.api.tus_envelope import TusEnvelope
 from app.api.webhook_events import router as webhook_events
 from app.bootstrap import Services, running
 from app.settings import Settings
@@ -52,9 +65,13 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
         app, lambda path: sorted({m for route in known if route.path_regex.match(path) for m in route.methods or ()})
     )
     app.add_middleware(PollingLane)
+    # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)
+    cors.install(app, settings.cors_origins)
+    app.add_middleware(TusEnvelope)
+    app.state.trust_proxy = settings.trust_proxy
     docs.mount_assets(app)
-    for module in (batches, events, manifest, files, uploads, content, thumbnails, webhooks, health, docs):
+    for module in (batches, events, manifest, files, uploads, content, thumbnails, tus, webhooks, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 

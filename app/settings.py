@@ -1,6 +1,7 @@
 """Every setting, read once from the environment: `BOATLOAD_<NAME>`, typed, and refused when unknown or wrong."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -11,6 +12,7 @@ PREFIX: Final = "BOATLOAD_"
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 DAY: Final = 24 * 3600
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,*]+")
 
 
 class SettingsError(Exception):
@@ -46,6 +48,17 @@ def _once_each(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _split(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    for origin in origins:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin such as https://app.example.org, nor *")
+    return origins
+
+
 class Settings(BaseSettings):
     """The configuration of one process. Frozen: nothing changes it after the start."""
 
@@ -73,6 +86,18 @@ class Settings(BaseSettings):
     worker: Annotated[bool, Field(description="Whether `serve` processes files itself.")] = True
     allow_anonymous: Annotated[
         bool, Field(description="Serve everyone who can reach the port, without credentials, on any address.")
+    ] = False
+    cors_origins: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_split),
+        AfterValidator(_origins),
+        Field(
+            description="Origins whose pages may call the API, with commas between them; `*` is any. None by default."
+        ),
+    ] = ()
+    trust_proxy: Annotated[
+        bool, Field(description="Whether Forwarded and X-Forwarded-* say under which address clients see the service.")
     ] = False
     max_file_bytes: Annotated[int, Field(ge=1, le=2**60, description="Largest file.")] = 50 * GIB
     max_request_bytes: Annotated[int, Field(ge=1, le=2**60, description="Largest request body.")] = 64 * GIB

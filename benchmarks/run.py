@@ -23,6 +23,7 @@ import structlog
 from client import WrongAnswerError
 from contenders import CONTENDERS, Contender
 from databases import UnfairDatabaseError, create_database, describe_server
+from doors import Pieces
 from environment import Environment, describe
 from live import LIVE, live_tables
 from memory import resident_bytes
@@ -39,10 +40,12 @@ SETTLE_SECONDS: Final = 0.5
 FULL: Final[tuple[Workload, ...]] = (
     Upload("small", "1,000 files of 4 KiB in one request", 1000, 4096),
     Upload("big", "one file of 512 MiB", 1, 512 * MIB),
+    Pieces("tus", "one file of 512 MiB by tus in pieces of 8 MiB", 512 * MIB, 8 * MIB),
 )
 QUICK: Final[tuple[Workload, ...]] = (
     Upload("small", "100 files of 4 KiB in one request", 100, 4096),
     Upload("big", "one file of 16 MiB", 1, 16 * MIB),
+    Pieces("tus", "one file of 16 MiB by tus in pieces of 1 MiB", 16 * MIB, MIB),
 )
 WARM_UP: Final[tuple[Workload, ...]] = (
     Upload("many", "warm-up", 20, 4096),
@@ -103,12 +106,12 @@ def _run(
                 for contender in contenders
                 if workloads
             ]
-            idle = [_warm_up(server) for server in servers]
+            idle = {server.pid: _warm_up(server) for server in servers}
             for workload in workloads:
-                columns = _measure(workload, servers, rounds)
+                seats = workload.seats(servers)
                 rows += [
-                    Row(workload, server.contender, idle_bytes, measurements)
-                    for server, idle_bytes, measurements in zip(servers, idle, columns, strict=True)
+                    Row(workload, server.contender, idle[server.pid], measurements)
+                    for server, measurements in zip(seats, _measure(workload, seats, rounds), strict=True)
                 ]
         live = list(live_tables(folder, dsn, arguments.only, rounds=rounds, quick=arguments.quick))
         if "processing" in arguments.only:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -57,6 +58,9 @@ class Workload(Protocol):
     def disk_bytes(self) -> int:
         """Return what one job on one server leaves on the disk."""
 
+    def seats(self, servers: Sequence[Server]) -> list[Server]:
+        """Return which of the servers it is put to, the first one to be compared with the others."""
+
     def prepare(self) -> Job:
         """Make the input of a new round: content that was never sent before."""
 
@@ -85,6 +89,10 @@ class Upload:
         """Return the bytes of all files."""
         return self.file_count * self.file_bytes
 
+    def seats(self, servers: Sequence[Server]) -> list[Server]:
+        """Return them all."""
+        return list(servers)
+
     def prepare(self) -> "UploadJob":
         """Make random files."""
         return UploadJob([os.urandom(self.file_bytes) for _ in range(self.file_count)])
@@ -107,7 +115,7 @@ class UploadJob:
             answer = post(seat.port, contender.upload_path, self._body, timeout_seconds=POST_SECONDS)
             receipt = contender.receipt(answer)
             batch_path = contender.batch_path(receipt.batch_id)
-            processing_seconds = _wait_until_completed(seat.port, batch_path) if batch_path else None
+            processing_seconds = wait_until_completed(seat.port, batch_path) if batch_path else None
         self._check(server, receipt)
         if (rows := count_uploads(seat.dsn) - rows_before) != len(self._expected):
             raise WrongAnswerError(f"{rows} rows were added for {len(self._expected)} files")
@@ -128,7 +136,8 @@ class UploadJob:
                 raise WrongAnswerError(f"{path} sends back {found} instead of {self._expected[index][1]}")
 
 
-def _wait_until_completed(port: int, batch_path: str) -> float:
+def wait_until_completed(port: int, batch_path: str) -> float:
+    """Poll until the batch is completed; return the seconds that took. Raises WrongAnswerError."""
     started = time.perf_counter()
     while (batch := get_json(port, batch_path, timeout_seconds=10))["status"] != "completed":
         if batch["status"] in {"failed", "cancelled"} or time.perf_counter() - started > PROCESS_SECONDS:

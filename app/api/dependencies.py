@@ -8,6 +8,7 @@ from fastapi import Depends, Path, Query, Request, Response
 from starlette.types import Scope
 
 from app.api.cursors import Cursors
+from app.api.forwarded import public_base
 from app.bootstrap import Services
 from app.domain.errors import NotFoundError
 from app.domain.ids import LOCAL_OWNER
@@ -23,12 +24,15 @@ class Context:
     services: Services
     cursors: Cursors
     owner: UUID
+    base: str
+    """What comes before the path in a URL of ours; empty where it is relative."""
 
 
 # Dependencies are coroutines: the framework calls plain functions in a thread, which takes longer than most handlers.
 async def _context(request: Request) -> Context:
     services: Services = request.app.state.services
-    return Context(services=services, cursors=request.app.state.cursors, owner=owner_of(request.scope))
+    base = public_base(request.headers, trust_proxy=request.app.state.trust_proxy)
+    return Context(services=services, cursors=request.app.state.cursors, owner=owner_of(request.scope), base=base)
 
 
 def owner_of(_scope: Scope) -> UUID:

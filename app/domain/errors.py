@@ -49,6 +49,30 @@ class BatchFullError(BoatloadError):
     code = "batch-full"
 
 
+class InvalidHeaderError(BoatloadError):
+    """A header field whose value makes no sense; `header` names it among the facts."""
+
+    code = "invalid-header"
+
+
+class UnsupportedTusVersionError(BoatloadError):
+    """A request in a version of tus that is not spoken here, or in none."""
+
+    code = "unsupported-tus-version"
+
+    def __init__(self) -> None:
+        super().__init__("Send Tus-Resumable: 1.0.0, which is the version spoken here.")
+
+
+class FinalUploadError(BoatloadError):
+    """Bytes for an upload that is put together from others."""
+
+    code = "final-upload"
+
+    def __init__(self) -> None:
+        super().__init__("The upload is put together from partial uploads; it takes no bytes itself.")
+
+
 class RefConflictError(BoatloadError):
     """The same ref with another size or other bytes; the first refs of that kind are among the facts."""
 

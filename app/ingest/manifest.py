@@ -7,7 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
-from app.domain.batch import FINAL_BATCH, Batch, Tally, admit, advance, tally
+from app.domain.batch import FINAL_BATCH, Batch, Tally, admit, advance, new_batch, tally
 from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
@@ -48,9 +48,11 @@ class Manifests:
         self._new_id: Final = new_id
 
     async def declare(
-        self, owner: UUID, batch_id: UUID, entries: Sequence[NewUpload], *, seal: bool = False
+        self, owner: UUID, batch_id: UUID | None, entries: Sequence[NewUpload], *, seal: bool = False
     ) -> tuple[Batch, list[Declared]]:
         """Make the files part of the batch, all or none; return it, and what is left to do for each entry, in order.
+
+        Without a batch one is opened for them, in the same transaction.
 
         What was declared before under the same ref is not declared again: the same call twice has one effect. Bytes
         that the owner has stored already, by digest and size, need not be sent: such an upload is `pending` at once.
@@ -61,10 +63,12 @@ class Manifests:
         """
         check_entries(entries, max_file_bytes=self._limits.max_file_bytes)
         async with unit_of_work(self._database) as uow:
-            batch = (await uow.batches.lock([batch_id])).get(batch_id)
-            if batch is None or batch.user_id != owner:
-                raise NotFoundError
             now = self._clock()
+            if batch_id is None:
+                batch = new_batch(self._new_id(), owner, now=now, expires_at=now + self._limits.batch_lifetime)
+                await uow.batches.insert(batch)
+            else:
+                batch = await self._lock(uow, owner, batch_id)
             known = await self._find_known(uow, batch, entries)
             check_same((entry, known[entry.ref]) for entry in entries if entry.ref in known)
             for one in known.values():
@@ -103,6 +107,12 @@ class Manifests:
                 expires_at=now + self._limits.part_lifetime,
             )
         return upload
+
+    async def _lock(self, uow: UnitOfWork, owner: UUID, batch_id: UUID) -> Batch:
+        batch = (await uow.batches.lock([batch_id])).get(batch_id)
+        if batch is None or batch.user_id != owner:
+            raise NotFoundError
+        return batch
 
     async def _find_known(
         self, uow: UnitOfWork, batch: Batch, entries: Sequence[NewUpload]

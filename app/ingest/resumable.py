@@ -90,6 +90,7 @@ class Resumable:
         final_size: int | None = None,
         sha256: bytes | None = None,
         checks: Sequence[Check] = (),
+        known: Receiving | None = None,
     ) -> Upload:
         """Write `body` behind the durable bytes, which must be exactly `offset` of them.
 
@@ -98,7 +99,7 @@ class Resumable:
         the upload whole: its digest is compared with the declared one, and it becomes `pending` with its job, in one
         transaction; `sha256` does for this call where none was declared. `checks` are over this piece alone; where one
         fails, or the body breaks off before they can be asked, nothing of the piece is kept. An upload that failed
-        without bytes begins anew.
+        without bytes begins anew. `known`: the upload, where the caller has read it just now.
 
         Takes over from a writer that is still there: that one is stopped, what it made durable stays, and then the
         offset is compared.
@@ -108,7 +109,7 @@ class Resumable:
         FileTooLargeError, DigestMismatchError, ChecksumMismatchError, StorageFullError, StorageUnavailableError,
         DatabaseUnavailableError.
         """
-        known = await self._ledger.get(owner, upload_id)
+        known = known or await self._ledger.get(owner, upload_id)
         self._check(known, offset, length, final_size)
         async with self._writers.take(upload_id) as writer:
             check = partial(self._check, offset=offset, length=length, final_size=final_size)
@@ -140,6 +141,8 @@ class Resumable:
     async def concatenate(self, owner: UUID, upload_id: UUID, parts: Sequence[UUID]) -> Upload:
         """Fill a declared upload with the bytes of whole parts, in that order; the parts stay as they are.
 
+        What an earlier call for the same parts made durable is not written again.
+
         Raises PartsUnfinishedError where one is not whole or no part, NotFoundError, and what `append` raises.
         """
         found = [await self._ledger.get(owner, part) for part in parts]
@@ -148,17 +151,21 @@ class Resumable:
                 detail = "Not every upload to be put together is a whole part."
                 raise PartsUnfinishedError(detail, part=str(part.upload.id))
         size = sum(part.upload.received_bytes for part in found)
-        return await self.append(owner, upload_id, offset=0, body=self._bytes_of(found), length=size, final_size=size)
+        offset = (await self.settle(owner, upload_id)).upload.received_bytes
+        body = self._bytes_of(found, offset)
+        return await self.append(owner, upload_id, offset=offset, body=body, length=size - offset, final_size=size)
 
-    async def _bytes_of(self, parts: Sequence[Receiving]) -> AsyncIterator[bytes]:
+    async def _bytes_of(self, parts: Sequence[Receiving], passed: int) -> AsyncIterator[bytes]:
+        """Yield the bytes of the parts behind the first `passed`."""
         for part in parts:
             upload = part.upload
-            if not upload.received_bytes:
+            first, passed = min(passed, upload.received_bytes), max(0, passed - upload.received_bytes)
+            if first == upload.received_bytes:
                 continue
             assert upload.object_id is not None
             reader = await asyncio.to_thread(self._store.open, upload.object_id)
             try:
-                for start in range(0, upload.received_bytes, STEP_BYTES):
+                for start in range(first, upload.received_bytes, STEP_BYTES):
                     size = min(STEP_BYTES, upload.received_bytes - start)
                     yield await asyncio.to_thread(reader.read, start, size)
             finally:

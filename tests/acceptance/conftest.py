@@ -1,25 +1,15 @@
 """Real servers for the acceptance tests, and what they said when a test fails."""
 
-import shutil
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page
 
-from tests.support.missing import lacking
+from tests.support.browser import new_page
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, living, serving
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+from tests.support.tus import MAX_FILE_BYTES, ORIGIN
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +30,15 @@ def each_server(request: pytest.FixtureRequest, postgres_servers: Servers) -> It
         yield running
 
 
+@pytest.fixture(scope="session")
+def behind_proxy(postgres_servers: Servers) -> Iterator[Boatload]:
+    """A server that trusts a proxy, takes pages of ORIGIN, and no file over MAX_FILE_BYTES."""
+    origins = f"{ORIGIN}, http://localhost:3000"
+    url = postgres_servers.get("18").create_migrated()
+    with serving(database_url=url, trust_proxy=True, cors_origins=origins, max_file_bytes=MAX_FILE_BYTES) as running:
+        yield running
+
+
 @pytest.fixture
 def client(server: Boatload) -> Iterator[httpx.Client]:
     with server.client() as opened:
@@ -55,15 +54,8 @@ def each_client(each_server: Boatload) -> Iterator[httpx.Client]:
 @pytest.fixture
 async def page() -> AsyncIterator[Page]:
     """A page of a real browser."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        lacking("there is no chromium here")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        try:
-            yield await browser.new_page(viewport={"width": 1200, "height": 1600})
-        finally:
-            await browser.close()
+    async with new_page() as opened:
+        yield opened
 
 
 @pytest.hookimpl(wrapper=True)

@@ -52,6 +52,11 @@ def test_nothing_configured_is_a_service_on_this_machine_alone() -> None:
         ("RETRY_LONGEST_SECONDS", "0.5", 0.5),
         ("LOG_LEVEL", "debug", "debug"),
         ("PORT", "", 8000),
+        ("CORS_ORIGINS", "https://a.example", ("https://a.example",)),
+        ("CORS_ORIGINS", " https://a.example , http://localhost:3000,", ("https://a.example", "http://localhost:3000")),
+        ("CORS_ORIGINS", "*", ("*",)),
+        ("CORS_ORIGINS", "", ()),
+        ("TRUST_PROXY", "true", True),
     ],
 )
 def test_each_variable_sets_its_field(setenv: SetEnv, name: str, text: str, value: object) -> None:
@@ -64,6 +69,11 @@ def test_each_variable_sets_its_field(setenv: SetEnv, name: str, text: str, valu
     [
         ("PORT", "http"),
         ("PORT", "65536"),
+        ("CORS_ORIGINS", "a.example"),
+        ("CORS_ORIGINS", "https://a.example/"),
+        ("CORS_ORIGINS", "https://*.a.example"),
+        ("CORS_ORIGINS", "https://a.example b"),
+        ("TRUST_PROXY", "10.0.0.1"),
         ("PORT", "-1"),
         ("PORT", "80.5"),
         ("DATABASE_URL", "mysql://host/name"),

@@ -1,0 +1,62 @@
+"""How tus answers errors: in its own statuses where it has them, and never without saying which version is spoken."""
+
+from collections.abc import Callable, Coroutine
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from app.api.problems import answer, of_error
+from app.api.tus_headers import VERSION
+from app.domain.errors import (
+    BoatloadError,
+    ChecksumMismatchError,
+    SizeConflictError,
+    UnsupportedTusVersionError,
+)
+
+CHECKSUM_MISMATCH: Final = 460
+_STATUSES: Final[dict[type[BoatloadError], int]] = {
+    ChecksumMismatchError: CHECKSUM_MISMATCH,
+    # 409 would have clients ask for the offset and send the same again.
+    SizeConflictError: HTTPStatus.BAD_REQUEST,
+}
+_READ_AND_DROPPED_BYTES: Final = 16 << 20
+"""A body up to this size is read to its end although it is refused, so that the answer is heard for certain."""
+
+
+class TusRoute(APIRoute):
+    """A route of tus 1.0.0."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Let only those in who speak the version (any may ask by OPTIONS), and answer errors of ours."""
+        handle = super().get_route_handler()
+
+        async def spoken(request: Request) -> Response:
+            try:
+                if request.method != "OPTIONS" and request.headers.get("tus-resumable") != VERSION:
+                    raise UnsupportedTusVersionError
+                return await handle(request)
+            except BoatloadError as error:
+                return _refuse(error, request)
+
+        return spoken
+
+
+def _refuse(error: BoatloadError, request: Request) -> Response:
+    problem = of_error(error)
+    problem = problem.model_copy(update={"status": _STATUSES.get(type(error), problem.status)})
+    headers = {"Cache-Control": "no-store"}
+    if problem.status == HTTPStatus.PRECONDITION_FAILED:
+        headers["Tus-Version"] = VERSION
+    if may_go_on_for_long(request):
+        headers["Connection"] = "close"
+    return answer(problem, headers)
+
+
+def may_go_on_for_long(request: Request) -> bool:
+    """Say whether a body that nobody reads is better ended with its connection than read and dropped."""
+    headers = request.headers
+    size = int(headers.get("content-length", "0"))
+    return size > _READ_AND_DROPPED_BYTES or "transfer-encoding" in headers or "expect" in headers
