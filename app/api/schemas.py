@@ -94,9 +94,7 @@ class ManifestResult:
     ref: str | None
     action: Annotated[
         Action,
-        Field(
-            description="`upload`: send it from its first byte. `resume`: go on at `offset`. `have`: it is here."
-        ),
+        Field(description="`upload`: send it from its first byte. `resume`: go on at `offset`. `have`: it is here."),
     ]
     offset: Annotated[int, Field(description="How many bytes are stored.")]
     upload_id: UUID
