@@ -172,7 +172,9 @@ def _walk_folder(source: Found) -> Iterator[Found | Failure | Skipped]:
                 if entry.is_symlink():
                     yield Skipped(_shown(ref), "symbolic link")
                 elif entry.is_dir(follow_symlinks=False):
-                    yield from _walk_folder(inner)
+                    # Nothing below a name that is too long has one that fits, so no tree is too deep for this.
+                    named = _named(inner)
+                    yield from _walk_folder(named) if isinstance(named, Found) else [named]
                 elif entry.is_file(follow_symlinks=False):
                     yield _named(inner)
                 else:
