@@ -12,21 +12,33 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, Literal, Never
+from uuid import UUID
 
 import structlog
 import typer
 
 from app import logs
+from app.client import command as push_command
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
 from app.domain.errors import BoatloadError
 from app.processing.registry import ProcessorsError
-from app.settings import MIB, Settings, SettingsError, load_settings
+from app.settings import (
+    MIB,
+    Settings,
+    SettingsError,
+    default_state_dir,
+    load_client_settings,
+    load_settings,
+)
 
 log: Final = structlog.get_logger("boatload")
 
 _SWITCH_SECONDS: Final = 0.0005
 """How long a parsing thread may keep the interpreter from the event loop; Python's own 5 ms is long in a group."""
+
+_INTERRUPTED: Final = 128 + 2
+"""What a shell says of a command that was ended by Ctrl-C."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
@@ -115,6 +127,45 @@ def worker(*, data_dir: DataDir = None) -> None:
         _fail(str(error))
     if not well:
         _fail("A loop has died, the log says why. Start it again.")
+
+
+@cli.command()
+def push(
+    paths: Annotated[list[Path] | None, typer.Argument(help="Files and folders.", exists=True)] = None,
+    *,
+    url: Annotated[
+        str | None, typer.Option(help="The service; also BOATLOAD_URL.  [default: http://127.0.0.1:8000]")
+    ] = None,
+    token: Annotated[str | None, typer.Option(help="Credential; better given as BOATLOAD_TOKEN.")] = None,
+    batch: Annotated[UUID | None, typer.Option(help="Add to this batch, and seal it.")] = None,
+    watch: Annotated[UUID | None, typer.Option(help="Send nothing; follow this batch to its end.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines on stdout, for programs.")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to go on trying while the service is away.")] = 60,
+) -> None:
+    """Send files and folders as one batch, and follow it to its end. The same command again goes on after any stop.
+
+    Exits 0 where all is completed, 1 where a file failed, 2 for wrong usage, 3 where it could not come to its end.
+    """
+    if bool(paths) == bool(watch) or (watch and batch):
+        raise typer.BadParameter("Name what to send, or a batch to --watch.")
+    try:
+        settings = load_client_settings(url=url, token=token)
+        code = push_command.run(
+            paths or [],
+            url=settings.url,
+            token=settings.token.get_secret_value() if settings.token else None,
+            batch_id=watch or batch,
+            state_dir=default_state_dir(),
+            as_json=as_json,
+            patience=patience,
+        )
+    except (SettingsError, push_command.UsageError) as error:
+        sys.stderr.write(f"boatload: {error}\n")
+        raise typer.Exit(push_command.USAGE) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("boatload: Interrupted. The same command goes on from here.\n")
+        raise typer.Exit(_INTERRUPTED) from None
+    raise typer.Exit(code)
 
 
 @cli.command()

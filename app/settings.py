@@ -2,10 +2,11 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "BOATLOAD_"
@@ -24,6 +25,11 @@ def default_data_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/boatload")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "boatload"
+
+
+def default_state_dir() -> Path:
+    """Where `push` remembers what is unfinished: the user's own state folder (XDG base directories)."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "boatload"
 
 
 def _postgres_url(url: str) -> str:
@@ -57,6 +63,12 @@ def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is not an origin such as https://app.example.org, nor *")
     return origins
+
+
+def _http_url(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must start with http:// or https://")
+    return url.rstrip("/")
 
 
 class Settings(BaseSettings):
@@ -173,16 +185,39 @@ class Settings(BaseSettings):
         return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "objects"
 
 
+class ClientSettings(BaseSettings):
+    """What `push` takes from the environment. The service knows the names, and does nothing with them."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
+
+    url: Annotated[str, AfterValidator(_http_url), Field(description="The service to push to.")] = (
+        "http://127.0.0.1:8000"
+    )
+    token: Annotated[SecretStr | None, Field(description="Credential that is sent with each request.")] = None
+
+
 def load_settings(**flags: object) -> Settings:
     """Read the environment; `flags` that are not None win over it.
 
     Raises SettingsError, which names every variable that is unknown or wrong.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    return _load(Settings, flags)
+
+
+def load_client_settings(**flags: object) -> ClientSettings:
+    """Read the environment for `push`. As `load_settings`."""
+    return _load(ClientSettings, flags)
+
+
+_Read = TypeVar("_Read", Settings, ClientSettings)
+
+
+def _load(kind: type[_Read], flags: Mapping[str, object]) -> _Read:
+    known = {PREFIX + name.upper() for name in Settings.model_fields | ClientSettings.model_fields}
     given = (name for name in sorted(os.environ) if name.startswith(PREFIX))
     faults = [f"{name}: no such setting" for name in given if name not in known]
     try:
-        settings = Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        settings = kind(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         faults += [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
     if faults:
