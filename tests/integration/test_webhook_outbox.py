@@ -100,16 +100,23 @@ async def test_a_later_change_of_a_finished_batch_tells_nothing(services: Servic
     assert len(await deliveries(services.database)) == 1
 
 
-async def test_a_batch_that_ends_a_second_time_is_a_new_event(services: Services) -> None:
+async def test_a_batch_that_is_retried_and_ends_again_is_a_new_event(services: Services) -> None:
     batch = await opened(services)
-    await services.batches.seal(OWNER, batch.id)
-    await services.rows("UPDATE upload_batches SET status = 'processing', completed_at = NULL WHERE id = $1", batch.id)
+    (upload,) = await services.add(batch, b"content")
+    await services.rows(
+        "UPDATE uploads SET status = 'failed', completed_at = now(), error = $2 WHERE id = $1",
+        upload.id,
+        json.dumps({"code": "processor-crashed", "detail": "It crashed."}),
+    )
     async with unit_of_work(services.database) as uow:
         locked = (await uow.batches.lock([batch.id]))[batch.id]
-        await uow.batches.save([advance(locked, Tally(), now=utc_now())])
+        await uow.batches.save([advance(locked, Tally(pending=-1, failed=1), now=utc_now(), seal=True)])
+    await services.batches.retry(OWNER, batch.id, None)
+    assert await told(services) == [("failed", "batch.failed")], "to go on is no event"
+    await services.pipeline.process([upload.id])
+    assert await told(services) == [("failed", "batch.failed"), ("completed", "batch.completed")]
     first, second = await deliveries(services.database)
     assert first["id"] != second["id"]
-    assert json.loads(first["payload"])["data"]["version"] + 1 == json.loads(second["payload"])["data"]["version"]
 
 
 async def end_and_fail(services: Services, batch: Batch) -> None:
