@@ -275,8 +275,10 @@ class GroupCommit:
                 if place and not (held and (submission.owner, arrival.sha256, arrival.size_bytes) in held):
                     ends[place[0]] = max(place[1] + arrival.size_bytes, ends.get(place[0], 0))
         await uow.objects.record(list(ends.items()))
-        if uploads:
+        if uploads and any(submission.draft for submission, _ in kept):
             await asyncio.gather(uow.uploads.insert(uploads), asyncio.to_thread(_draft, kept))
+        elif uploads:
+            await uow.uploads.insert(uploads)
         await uow.receiving.write(list(changed.values()))
         await uow.batches.save(list(moved.values()))
         to_process = [one.id for one in (*uploads, *changed.values()) if one.status is UploadStatus.PENDING]
