@@ -173,3 +173,19 @@ async def _send(writer: asyncio.StreamWriter, length: int) -> None:
     for _ in range(length // 100_000):
         writer.write(bytes(100_000))
         await writer.drain()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Length": 10**9}, {"Content-Length": 6, "Expect": "100-continue"}], ids=str
+)
+async def test_a_refused_body_that_nobody_waits_for_ends_its_connection(
+    server: Boatload, tus: Tus, headers: dict[str, object]
+) -> None:
+    url = tus.create(5)
+    async with connection(server.port) as (reader, writer):
+        writer.write(request_head("PATCH", url, Upload_Offset=0, **VERSION, **BODY, **headers))
+        answer = await asyncio.wait_for(read_answer(reader), 20)
+        assert answer.status_code == 413
+        assert answer.headers["connection"] == "close"
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+    assert tus.offset(url) == 0
