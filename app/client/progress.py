@@ -34,6 +34,8 @@ class Progress:
     """What the service had already, and was not sent."""
     arrived_bytes: int = 0
     """Bytes of files that the service has, in whole or in part."""
+    sending_seconds: float | None = None
+    """How long it took until all was sent; None until then."""
     failures: int = 0
     skipped: int = 0
     big: dict[str, tuple[int, int]] = field(default_factory=dict)

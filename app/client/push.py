@@ -121,7 +121,7 @@ class Push:
         self._progress = Progress(sent=self._progress.sent, failures=len(self._lost))
 
     async def _send_all(self, named: Sequence[Found]) -> None:
-        stop = Event()
+        stop, started = Event(), monotonic()
         threads = ThreadPoolExecutor(_THREADS, "push")
         opening = asyncio.Lock()
 
@@ -144,6 +144,7 @@ class Push:
             )
             await pipeline.run(named)
             surveying.cancel()
+            self._progress.sending_seconds = monotonic() - started
         except ProblemError as error:
             if self._resumed and error.code in _OUTDATED:
                 raise AnewError from error

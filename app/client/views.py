@@ -39,8 +39,11 @@ def size_of(count: float) -> str:
 def summary(progress: Progress, seconds: float) -> str:
     """Return what a push did, in one sentence."""
     sent, had = progress.sent, progress.had
-    rate = f"{sent.files / seconds:,.0f} files/s, {size_of(sent.bytes / seconds)}/s" if seconds else ""
-    told = [f"{sent.files:,} sent ({size_of(sent.bytes)}, {rate})", f"{had.files:,} there already"]
+    rate = ""
+    if sent.files and progress.sending_seconds:
+        sending = progress.sending_seconds
+        rate = f" in {sending:.1f} s, {sent.files / sending:,.0f} files/s, {size_of(sent.bytes / sending)}/s"
+    told = [f"{sent.files:,} sent ({size_of(sent.bytes)}{rate})", f"{had.files:,} there already"]
     if progress.skipped:
         told.append(f"{progress.skipped:,} skipped")
     told.append(f"{progress.failures:,} failed")
@@ -204,6 +207,7 @@ class JsonLines:
             exit_code=code,
             error=why,
             seconds=round(seconds, 3),
+            sending_seconds=progress.sending_seconds and round(progress.sending_seconds, 3),
             files=progress.read.files,
             bytes=progress.read.bytes,
             sent_files=progress.sent.files,

@@ -5,7 +5,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.settings import MIB, Settings, SettingsError, default_data_dir, load_settings
+from app.settings import (
+    MIB,
+    ClientSettings,
+    Settings,
+    SettingsError,
+    default_data_dir,
+    default_state_dir,
+    load_client_settings,
+    load_settings,
+)
 
 SetEnv = Callable[[str, str], None]
 
@@ -13,7 +22,7 @@ SetEnv = Callable[[str, str], None]
 @pytest.fixture(autouse=True)
 def setenv(monkeypatch: pytest.MonkeyPatch) -> SetEnv:
     """Set a variable, in an environment without any of ours."""
-    for name in Settings.model_fields:
+    for name in Settings.model_fields | ClientSettings.model_fields:
         monkeypatch.delenv(f"BOATLOAD_{name.upper()}", raising=False)
     return monkeypatch.setenv
 
@@ -184,8 +193,37 @@ def test_users_keep_data_in_their_own_folder_and_root_where_others_can_reach(
     assert default_data_dir() == Path("/data/boatload")
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+def test_what_push_reads_the_service_knows_and_the_other_way_round(setenv: SetEnv) -> None:
+    assert load_client_settings().url == "http://127.0.0.1:8000"
+    setenv("BOATLOAD_URL", "https://boatload.example/under/")
+    setenv("BOATLOAD_TOKEN", "s3cret")
+    setenv("BOATLOAD_PORT", "9")
+    assert load_settings().port == 9
+    settings = load_client_settings()
+    assert settings.url == "https://boatload.example/under"
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == "s3cret"
+    assert "s3cret" not in repr(settings)
+    assert load_client_settings(url="http://other").url == "http://other"
+
+
+@pytest.mark.parametrize(("name", "text"), [("URL", "ftp://x"), ("URL", "boatload.example"), ("TOKN", "x")])
+def test_push_refuses_what_is_wrong_or_unknown(setenv: SetEnv, name: str, text: str) -> None:
+    setenv(f"BOATLOAD_{name}", text)
+    with pytest.raises(SettingsError, match=f"^BOATLOAD_{name}: "):
+        load_client_settings()
+
+
+def test_push_keeps_its_state_in_the_users_folder_for_that(setenv: SetEnv) -> None:
+    setenv("HOME", "/home/user")
+    setenv("XDG_STATE_HOME", "")
+    assert default_state_dir() == Path("/home/user/.local/state/boatload")
+    setenv("XDG_STATE_HOME", "/state")
+    assert default_state_dir() == Path("/state/boatload")
+
+
+@pytest.mark.parametrize("name", Settings.model_fields | ClientSettings.model_fields)
 def test_every_setting_is_described(name: str) -> None:
-    field: Any = Settings.model_fields[name]
+    field: Any = (Settings.model_fields | ClientSettings.model_fields)[name]
     described = [field.description, *(getattr(part, "description", None) for part in field.metadata)]
     assert any(text and text.endswith(".") for text in described)
