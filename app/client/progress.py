@@ -59,5 +59,8 @@ class View(Protocol):
     def moved(self, progress: Progress) -> None:
         """Show where it stands now."""
 
+    def interrupted(self) -> None:
+        """Leave the terminal as it was found."""
+
     def ended(self, progress: Progress, *, code: int, seconds: float, why: str | None) -> None:
         """Sum up; `why` says what kept it from its end."""

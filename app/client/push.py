@@ -65,6 +65,9 @@ class Push:
             why = f"{error} The same command goes on from here."
         except ProblemError as error:
             why = error.detail
+        except asyncio.CancelledError:
+            self._view.interrupted()
+            raise
         finally:
             showing.cancel()
         self._view.ended(self._progress, code=code, seconds=monotonic() - started, why=why)

@@ -120,6 +120,9 @@ class Lines:
             there = f"{progress.sent.files + progress.had.files:,} of {progress.surveyed.files:,} files"
             self._say(f"sending: {there}, {size_of(progress.arrived_bytes)} of {size_of(all_bytes)}, {rates}")
 
+    def interrupted(self) -> None:
+        """Say nothing; the command does."""
+
     def ended(self, progress: Progress, *, code: int, seconds: float, why: str | None) -> None:  # noqa: ARG002 - a view
         """Sum up."""
         if progress.read.files or progress.failures or not progress.batch:
@@ -165,6 +168,10 @@ class BarsView(Lines):
             self._bars.remove_task(self._tasks.pop(name))
         self._bars.refresh()
 
+    def interrupted(self) -> None:
+        """Take the bars away."""
+        self._bars.stop()
+
     def ended(self, progress: Progress, *, code: int, seconds: float, why: str | None) -> None:
         """Take the bars away, and sum up."""
         self._bars.stop()
@@ -199,6 +206,9 @@ class JsonLines:
 
     def moved(self, progress: Progress) -> None:
         """Say nothing; a program can read the batch."""
+
+    def interrupted(self) -> None:
+        """Say nothing; the command does."""
 
     def ended(self, progress: Progress, *, code: int, seconds: float, why: str | None) -> None:
         """Sum up."""
