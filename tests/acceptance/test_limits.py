@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, serving
-from tests.support.wire import FORM, File, Text, counts, finished, multipart, problem, send
+from tests.support.wire import FORM, File, Text, counts, finished, multipart, problem, send, verdicts
 
 LARGEST_FILE = 1000
 LARGEST_REQUEST = 10_000
@@ -37,7 +37,7 @@ def test_a_file_over_the_limit_is_refused_and_the_others_are_kept(client: httpx.
     answer = send(client, "/v1/uploads", fits, too_large, File("after", b"x"))
     assert answer.status_code == 207
     results = answer.json()["results"]
-    assert [result["status"] for result in results] == ["stored", "rejected", "stored"]
+    assert verdicts(results) == ["taken", "rejected", "taken"]
     assert results[1]["problem"]["type"] == "/problems/file-too-large"
     assert results[1]["problem"]["status"] == 413
     assert counts(finished(client, answer.json()["url"])) == (3, 3, 2, 1)

@@ -267,3 +267,9 @@ async def following(port: int, path: str, **headers: object) -> AsyncIterator[Ev
         events = EventReader(reader, str(headers.get("Last_Event_ID", "")))
         await events.open()
         yield events
+
+
+def verdicts(results: list[Json]) -> list[str]:
+    """`taken` or `rejected` for each result: whether bytes were there already depends on the tests before."""
+    taken = {"stored": "taken", "duplicate": "taken", "rejected": "rejected"}
+    return [taken[result["status"]] for result in results]
