@@ -133,7 +133,6 @@ async def test_a_writer_is_stopped_when_its_upload_ends(database_url: str, tmp_p
         assert list(here.store.list()) == [], "the bytes go with the sweep"
 
 
-@pytest.mark.timeout(400)
 async def test_ten_thousand_rival_pieces_corrupt_nothing(database_url: str, tmp_path: Path) -> None:
     chance = random.Random(4)
     size, pieces, files = 64 * 1024, 20, 10
@@ -147,19 +146,20 @@ async def test_ten_thousand_rival_pieces_corrupt_nothing(database_url: str, tmp_
         ]
         answers: Counter[str] = Counter()
 
-        async def send(number: int, piece: int) -> None:
-            data = contents[number][piece * size : (piece + 1) * size]
+        async def send(number: int, offset: int) -> None:
+            data = contents[number][offset : offset + size]
             try:
                 await services.resumable.append(
-                    OWNER, uploads[number].id, offset=piece * size, body=body(data, chunk=16 * 1024), length=len(data)
+                    OWNER, uploads[number].id, offset=offset, body=body(data, chunk=16 * 1024), length=len(data)
                 )
                 answers["kept"] += 1
             except BoatloadError as error:
                 answers[error.code] += 1
 
         async def finish(number: int) -> None:
+            """Go on from where it is: a writer that was stopped may have kept a part of its piece."""
             while (done := await services.resumable.get(OWNER, uploads[number].id)).status is UploadStatus.RECEIVING:
-                await send(number, done.received_bytes // size)
+                await send(number, done.received_bytes)
 
         jobs = [(number, piece) for number in range(files) for piece in range(pieces)] * 50
         assert len(jobs) == 10_000
@@ -168,7 +168,7 @@ async def test_ten_thousand_rival_pieces_corrupt_nothing(database_url: str, tmp_
 
         async def work() -> None:
             for number, piece in waiting:
-                await send(number, piece)
+                await send(number, piece * size)
 
         await asyncio.gather(*(work() for _ in range(40)), *(finish(number) for number in range(files)))
         assert answers.keys() <= {"kept", "offset-mismatch", "upload-locked", "size-exceeded"}, answers
