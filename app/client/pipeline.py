@@ -21,7 +21,7 @@ from app.client.send import BIG_BYTES, Sender
 _WALKED: Final = 64
 """So many files are looked at, and then hashed, in one step of a thread."""
 _HASHING: Final = 4
-_WAITING: Final = 2000
+_WAITING: Final = 1000
 _BIG_SENDERS: Final = 4
 
 Name = Found | Failure | Skipped

@@ -62,7 +62,7 @@ class Push:
         try:
             code = await work()
         except AwayError as error:
-            why = f"{error} The same command goes on from here."
+            why = f"{str(error).rstrip('.')}. The same command goes on from here."
         except ProblemError as error:
             why = error.detail
         except asyncio.CancelledError:
