@@ -163,6 +163,8 @@ async def test_a_deleted_batch_leaves_its_uploads_with_their_bytes(services: Ser
     ):
         with pytest.raises(NotFoundError):
             await missing
+    unfinished = uploads.pop(UploadStatus.RECEIVING)
+    assert (await services.uploads.get(OWNER, unfinished.id)).status is UploadStatus.CANCELLED
     for upload in uploads.values():
         assert await services.uploads.get(OWNER, upload.id) == upload._replace(batch_id=None)
     assert await services.content(uploads[UploadStatus.PENDING].id) == b"x"

@@ -210,7 +210,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     ),
     "find an upload to be filled": (
         receiving.FIND,
-        (uid(2, 7 * 75), OWNER_OF_SMALL),
+        (uid(2, 601), uid(3, 9)),
         {"uploads_pkey", "upload_batches_pkey"},
         8,
     ),
