@@ -212,7 +212,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         receiving.FIND,
         (uid(2, 601), uid(3, 9)),
         {"uploads_pkey", "upload_batches_pkey"},
-        8,
+        250,  # two rows; the planner looks at the ends of both indexes for its join, past what others left dead there
     ),
     "find a ref": (
         receiving.FIND_REF,
