@@ -1,12 +1,14 @@
 """`boatload push` against a real server: what arrives, what it says, what it exits with."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.support.postgres import Servers
 from tests.support.proxy import Proxy, proxied
@@ -173,6 +175,26 @@ def test_a_batch_can_be_named_and_one_that_others_fill_can_be_watched(
     code, _, err = pusher.text("--batch", batch["id"], folder / "a")
     assert code == 3
     assert "completed" in err
+
+
+def test_a_file_that_fails_in_processing_is_reported_with_the_error_of_its_upload(
+    client: httpx.Client, pusher: Pusher, folder: Path
+) -> None:
+    picture = io.BytesIO()
+    Image.effect_noise((200, 200), 50).save(picture, "JPEG")
+    (folder / "whole.jpg").write_bytes(picture.getvalue())
+    (folder / "half.jpg").write_bytes(picture.getvalue()[: len(picture.getvalue()) // 2])
+    pushed = pusher.run(folder)
+    assert pushed.code == 1
+    assert counts(pushed.done["batch"]) == (2, 2, 1, 1)
+    (lost,) = pushed.of("failed")
+    (upload,) = client.get(f"{pushed.done['batch']['url']}/uploads?status=failed").json()["items"]
+    assert lost["ref"] == "photos/half.jpg"
+    assert upload["error"]["type"] == f"/problems/{lost['code']}"
+    assert upload["error"]["detail"] == lost["detail"]
+    assert pusher.states == []
+    watched = pusher.run("--watch", pushed.done["batch"]["id"])
+    assert (watched.code, watched.of("failed")) == (1, [lost])
 
 
 def test_a_batch_that_was_cancelled_fails(client: httpx.Client, pusher: Pusher) -> None:
