@@ -12,6 +12,7 @@ from app.api import cors, problems
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
+from app.api.putting import FileLane
 from app.api.request_log import RequestLog
 from app.api.routes import (
     batches,
@@ -65,6 +66,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
         app, lambda path: sorted({m for route in known if route.path_regex.match(path) for m in route.methods or ()})
     )
     app.add_middleware(PollingLane)
+    app.add_middleware(FileLane)
     # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)
     cors.install(app, settings.cors_origins)

@@ -126,7 +126,7 @@ def install(app: FastAPI, methods_of: Callable[[str], Sequence[str]]) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ValidationError, _validation_error)
     app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(ClientDisconnect, _client_gone)
+    app.add_exception_handler(ClientDisconnect, client_gone)
     app.add_exception_handler(Exception, _unexpected_error)
 
 
@@ -157,7 +157,7 @@ def _of_http(error: HTTPException, headers: Mapping[str, str]) -> Response:
     return answer(Problem(type=_PREFIX + slug, title=status.phrase, status=status, detail=detail), headers)
 
 
-async def _client_gone(request: Request, _error: Exception) -> Response:
+async def client_gone(request: Request, _error: Exception) -> Response:
     """Nobody hears this answer; it only ends the request in good order."""
     log.info("client went away", method=request.method, path=request.url.path)
     return Response(status_code=400, headers={"Connection": "close"})
