@@ -18,6 +18,8 @@ log: Final = structlog.get_logger("boatload.sandbox")
 
 _START_SECONDS: Final = 30
 _END_SECONDS: Final = 5
+_REAP_SECONDS: Final = 60
+"""What was killed is gone in a moment; on a machine that is out of breath, in some more."""
 _CHATTER_BYTES: Final = 4096
 """What is logged of a child's stderr for one file; more is counted only."""
 
@@ -105,7 +107,7 @@ class Child:
         except (OSError, ValueError) as error:
             raise ChildError(str(error)) from error
         if not line.endswith(b"\n"):
-            await self._reaped()
+            await self._reaped(_END_SECONDS)
             code = self._process.returncode
             if code == -signal.SIGXCPU:
                 raise ChildTimeoutError
@@ -123,15 +125,15 @@ class Child:
         """Kill it, and return when it is gone. Never raises."""
         self.kill()
         self._requests.close()
-        await self._reaped()
+        await self._reaped(_REAP_SECONDS)
         await asyncio.wait([self._chatter], timeout=_END_SECONDS if self.is_dead else 0)
         self._chatter.cancel()
         await asyncio.wait([self._chatter])
 
-    async def _reaped(self) -> None:
-        """Return when its exit code is known, or soon. Not by `wait_for`, which may swallow a cancellation."""
+    async def _reaped(self, seconds: float) -> None:
+        """Return when its exit code is known, or then. Not by `wait_for`, which may swallow a cancellation."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_END_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._process.wait()
 
     async def _greet(self) -> None:
