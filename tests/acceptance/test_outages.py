@@ -19,7 +19,7 @@ from app.db.embedded import EmbeddedPostgres
 from tests.support.missing import lacking
 from tests.support.postgres import Servers, apart, fetch
 from tests.support.server import Boatload, folder, serving
-from tests.support.wire import File, Json, all_uploads, counts, finished, problem, send
+from tests.support.wire import File, all_uploads, counts, finished, problem, send
 
 SMALL = File("small", b"small")
 MIB = 1024 * 1024
@@ -95,22 +95,31 @@ def test_an_embedded_database_that_dies_is_back_within_seconds() -> None:
         assert client.get(kept["results"][0]["upload"]["content_url"]).content == SMALL.data
 
 
-def sent_until_refused(client: httpx.Client, url: str, file: File) -> tuple[int, Json]:
-    """Send the file again and again into the batch; return how often it was taken, and the refusal."""
-    for number in range(1000):
+def fresh(size: int) -> File:
+    """A file of bytes that were never sent before: what is stored already takes no room."""
+    return File("file", os.urandom(size))
+
+
+def sent_until_refused(client: httpx.Client, url: str, size: int) -> list[str]:
+    """Send file after file into the batch until the store is full; return the digests of those that were taken."""
+    taken: list[str] = []
+    while len(taken) < 1000:
+        file = fresh(size)
         answer = send(client, f"{url}/uploads", file)
         if answer.status_code != 201:
-            return number, problem(answer, 507, "storage-full")
+            problem(answer, 507, "storage-full")
+            return taken
+        taken.append(file.sha256)
     pytest.fail("the store never became full")
 
 
-def check_account(server: Boatload, client: httpx.Client, url: str, taken: int, file: File) -> None:
+def check_account(server: Boatload, client: httpx.Client, url: str, taken: list[str]) -> None:
     """The batch holds what was taken, every byte of it, and nothing else."""
     uploads = all_uploads(client, url)
-    assert client.get(url).json()["total_uploads"] == len(uploads) == taken
+    assert client.get(url).json()["total_uploads"] == len(uploads) == len(taken)
+    assert [upload["sha256"] for upload in uploads] == taken
     for upload in uploads:
-        assert upload["sha256"] == file.sha256
-        assert hashlib.sha256(client.get(upload["content_url"]).content).hexdigest() == file.sha256
+        assert hashlib.sha256(client.get(upload["content_url"]).content).hexdigest() == upload["sha256"]
     unused = "SELECT id FROM objects o WHERE NOT EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)"
     assert fetch(str(server.settings["database_url"]), unused) == []
 
@@ -137,7 +146,6 @@ def test_a_full_store_says_507_keeps_what_it_has_and_takes_more_when_there_is_ro
     postgres_servers: Servers, tiny_disk: Path, size: int
 ) -> None:
     """Small files go into packs, big ones into objects of their own; a full disk meets both."""
-    file = File("file", big(size))
     database_url = postgres_servers.get("18").create_migrated()
     with (
         serving(database_url=database_url, storage_url=f"file://{tiny_disk}/o", sweep_interval_seconds=1) as server,
@@ -146,19 +154,23 @@ def test_a_full_store_says_507_keeps_what_it_has_and_takes_more_when_there_is_ro
         ballast = tiny_disk / "ballast"
         ballast.write_bytes(bytes(8 * MIB))
         url = client.post("/v1/batches").headers["location"]
-        taken, _ = sent_until_refused(client, url, file)
-        assert taken >= 3
-        check_account(server, client, url, taken, file)
-        again = send(client, "/v1/uploads", file, file)  # a one-shot is refused the same way, and leaves no batch
+        taken = sent_until_refused(client, url, size)
+        assert len(taken) >= 3
+        check_account(server, client, url, taken)
+        again = send(
+            client, "/v1/uploads", fresh(size), fresh(size)
+        )  # a one-shot is refused the same way, and leaves no batch
         problem(again, 507, "storage-full")
         assert len(client.get("/v1/batches").json()["items"]) == 1
 
         ballast.unlink()
+        file = fresh(size)
         answer = send(client, f"{url}/uploads", file)
         assert answer.status_code == 201, answer.text
-        check_account(server, client, url, taken + 1, file)
+        taken.append(file.sha256)
+        check_account(server, client, url, taken)
         client.post(f"{url}/seal")
-        assert counts(finished(client, url)) == (taken + 1, taken + 1, taken + 1, 0)
+        assert counts(finished(client, url)) == (len(taken), len(taken), len(taken), 0)
         wait_for_sweep(server, tiny_disk / "o")
 
 
@@ -178,21 +190,20 @@ def wait_for_sweep(server: Boatload, objects: Path) -> None:
 
 @pytest.mark.parametrize("size", [300_000, 5 * MIB])
 def test_a_write_that_the_system_refuses_costs_that_file_only(postgres_servers: Servers, size: int) -> None:
-    file = File("file", big(size))
     with (
         serving(database_url=postgres_servers.get("18").create_migrated()) as server,
         server.client() as client,
     ):
         url = client.post("/v1/batches").headers["location"]
-        assert send(client, f"{url}/uploads", file).status_code == 201
+        assert send(client, f"{url}/uploads", fresh(size)).status_code == 201
         process = psutil.Process(server.pid)
         before = process.rlimit(resource.RLIMIT_FSIZE)
         process.rlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
         for _ in range(3):
-            problem(send(client, f"{url}/uploads", file), 507, "storage-full")
+            problem(send(client, f"{url}/uploads", fresh(size)), 507, "storage-full")
         assert send(client, f"{url}/uploads", SMALL).status_code == 201  # in a pack that has room
         process.rlimit(resource.RLIMIT_FSIZE, before)
-        assert send(client, f"{url}/uploads", file).status_code == 201
+        assert send(client, f"{url}/uploads", fresh(size)).status_code == 201
         uploads = all_uploads(client, url)
         assert [upload["size_bytes"] for upload in uploads] == [size, len(SMALL.data), size]
         for upload in uploads:
