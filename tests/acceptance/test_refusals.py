@@ -86,6 +86,8 @@ def test_an_unknown_route_answers_404(client: httpx.Client, path: str) -> None:
         ("/v1/uploads", {"POST"}),
         ("/v1/uploads/{}", {"GET", "DELETE"}),
         ("/v1/uploads/{}/content", {"GET", "HEAD", "PUT"}),
+        ("/v1/batches/{}/manifest", {"POST"}),
+        ("/v1/batches/{}/files/a/b", {"PUT"}),
         ("/healthz", {"GET"}),
     ],
 )

@@ -179,7 +179,8 @@ async def test_ten_thousand_rival_pieces_corrupt_nothing(database_url: str, tmp_
         assert (await services.batches.get(OWNER, batch.id)).pending_uploads == files
 
 
-async def test_a_store_that_is_full_keeps_what_was_durable(database_url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("failing", ["reopen", "write", "sync"])
+async def test_no_row_speaks_of_bytes_that_are_not_durable(database_url: str, tmp_path: Path, failing: str) -> None:
     content = pattern(4 * MIB)
     store = FlakyStore(tmp_path / "objects")
     async with serving(database_url, tmp_path / "objects", store=store) as services:
@@ -187,7 +188,7 @@ async def test_a_store_that_is_full_keeps_what_was_durable(database_url: str, tm
         await services.resumable.append(OWNER, upload.id, offset=0, body=body(content[:MIB]))
 
         def full(call: str) -> None:
-            if call == "write":
+            if call == failing:
                 raise StorageFullError
 
         store.before = full
