@@ -52,10 +52,17 @@ def faulty_proxy(server_port: int, *faults: Fault) -> Iterator[Proxy]:
     ready, ending = threading.Event(), threading.Event()
 
     async def serve() -> None:
+        # The loop forgets a connection whose client is done sending, and with it whoever waits for the server's answer.
+        handling: set[asyncio.Task[None] | None] = set()
+
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
-                await _handle(proxy, server_port, reader, writer)
-            writer.close()
+            handling.add(task := asyncio.current_task())
+            try:
+                with suppress(ConnectionError, asyncio.IncompleteReadError):
+                    await _handle(proxy, server_port, reader, writer)
+            finally:
+                writer.close()
+                handling.discard(task)
             with suppress(ConnectionError):
                 await writer.wait_closed()
 
