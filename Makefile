@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test check bench openapi format lock clean
+.PHONY: run test check bench fuzz openapi format lock clean
 
 run: $(VENV)/.run  ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL
 	exec $(BIN)/python -m app serve
@@ -22,6 +22,9 @@ check: $(VENV)/.dev  ## Lint, types, imports, formatting
 bench: $(VENV)/.dev  ## Measure against the peers, side by side; takes some minutes
 	$(BIN)/python benchmarks/run.py
 
+fuzz: $(VENV)/.fuzz  ## Try the API by its own document, 20,000 requests; takes some minutes
+	$(BIN)/python -m tests.fuzz.http
+
 openapi: $(VENV)/.dev  ## Write openapi.json anew
 	$(BIN)/boatload openapi > openapi.json
 
@@ -31,10 +34,10 @@ format: $(VENV)/.dev
 
 lock: $(VENV)/.dev  ## Pin the newest versions that pyproject.toml allows; hashes only, no addresses
 	$(PIP) uv
-	for group in "" "--group dev"; do \
+	for group in "" dev fuzz; do \
 	  $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --no-emit-find-links pyproject.toml $$group \
-	    -o requirements$${group:+-dev}.lock || exit 1; \
+	    --no-emit-index-url --no-emit-find-links pyproject.toml $${group:+--group $$group} \
+	    -o requirements$${group:+-$$group}.lock || exit 1; \
 	done
 
 clean:
@@ -50,4 +53,8 @@ $(VENV)/.run: requirements.lock $(VENV)/bin/python
 $(VENV)/.dev: requirements-dev.lock pyproject.toml $(VENV)/bin/python
 	$(PIP) --require-hashes -r requirements-dev.lock
 	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.fuzz: requirements-fuzz.lock $(VENV)/.dev
+	$(PIP) --require-hashes -r requirements-fuzz.lock
 	@touch $@

@@ -26,6 +26,8 @@ from app.ingest.receive import Reception
 _MAX_BOUNDARY: Final = 70
 _MAX_HEADERS: Final = 8
 _MAX_HEADER_BYTES: Final = 4096
+_MAX_PADDING: Final = 64
+_MUCH_PADDING: Final = re.compile(rb"[ \t]{%d}" % (_MAX_PADDING + 1))
 _USUAL: Final = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?')
 _KIND: Final = re.compile(rb"[ \t]*([^ \t;]*)")
 _PARAMETER: Final = re.compile(rb'[ \t]*;[ \t]*([^\s=;"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^\s;"]*)', re.DOTALL)
@@ -75,7 +77,9 @@ class MultipartBody:
         self._reception: Final = reception
         self._max_parts: Final = max_parts
         self._opening: Final = b"--" + boundary
-        self._closing: Final = b"\r\n--" + boundary + b"--"
+        self._delimiter: Final = b"\r\n--" + boundary
+        self._closing: Final = self._delimiter + b"--"
+        self._tail_bytes: Final = len(self._closing) + _MAX_PADDING
         self._head = b""
         self._tail = b""
         self._ended = False
@@ -106,15 +110,18 @@ class MultipartBody:
             return
         if len(self._head) < len(self._opening) + 2:
             self._check_opening(data)
+        padded = self._find_padding(data)
         try:
-            self._parser.write(data)
+            self._parser.write(data if padded is None else data[: max(padded, 0)])
         except FormParserError as error:
             raise MalformedMultipartError(f"The body is not well-formed multipart: {error}.") from error
         if self._ended:
             recent = self._tail + data
             marker = self._closing if self._parts else self._closing.removeprefix(b"\r\n")
             self._pass_over(recent[recent.find(marker) + len(marker) :])
-        self._tail = (self._tail + data[-len(self._closing) :])[-len(self._closing) :]
+        elif padded is not None:
+            raise MalformedMultipartError(f"There are over {_MAX_PADDING} blanks behind a boundary.")
+        self._tail = (self._tail + data[-self._tail_bytes :])[-self._tail_bytes :]
 
     def finish(self) -> None:
         """End. Raises TruncatedMultipartError without a closing boundary, NoFilesError for no body at all."""
@@ -131,6 +138,20 @@ class MultipartBody:
         start = self._head.removeprefix(b"\r\n") if self._head != b"\r" else b""
         if not self._opening.startswith(start[: len(self._opening)]):
             raise MalformedMultipartError("The body does not begin with the boundary that its Content-Type names.")
+
+    def _find_padding(self, data: bytes) -> int | None:
+        """Return where much padding behind a boundary begins in `data`, below 0 if before it; None where there is none.
+
+        RFC 2046 §5.1.1 allows any, no client sends some, and the parser goes through it byte by byte.
+        """
+        for window, start in ((self._tail + data[: self._tail_bytes], -len(self._tail)), (data, 0)):
+            for padded in (self._delimiter + b" ", self._delimiter + b"\t"):
+                at = window.find(padded)
+                while at >= 0:
+                    if _MUCH_PADDING.match(window, at + len(self._delimiter)):
+                        return start + at + len(self._delimiter)
+                    at = window.find(padded, at + len(padded))
+        return None
 
     def _pass_over(self, data: bytes) -> None:
         self._epilogue = (self._epilogue + data)[:3]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from app.api.links import link
 from app.api.problems import MEDIA_TYPE, Problem
 
 NOT_MODIFIED: Final = {304: {"description": "You have it already"}}
@@ -31,29 +32,31 @@ def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-_HEADERS: Final = {
-    "Upload-Offset": ("integer", "Where the piece begins: how many bytes are there already."),
-    "Upload-Length": ("integer", "The size, where it was not declared before."),
-    "Repr-Digest": ("string", "SHA-256 of the whole file, `sha-256=:base64:` (RFC 9530); other bytes are refused."),
-    "Content-Digest": ("string", "SHA-256 of this body, `sha-256=:base64:` (RFC 9530)."),
-    "Want-Repr-Digest": ("string", "`sha-256=10`: answer with `Repr-Digest`."),
+_BYTES: Final = {"type": "integer", "minimum": 0}
+_DIGEST: Final = {"type": "string", "examples": ["sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:"]}
+_HEADERS: Final[Mapping[str, tuple[dict[str, Any], str]]] = {
+    "Upload-Offset": (_BYTES, "Where the piece begins: how many bytes are there already."),
+    "Upload-Length": (_BYTES, "The size, where it was not declared before."),
+    "Repr-Digest": (_DIGEST, "SHA-256 of the whole file, `sha-256=:base64:` (RFC 9530); other bytes are refused."),
+    "Content-Digest": (_DIGEST, "SHA-256 of this body, `sha-256=:base64:` (RFC 9530)."),
+    "Want-Repr-Digest": ({"type": "string"}, "`sha-256=10`: answer with `Repr-Digest`."),
 }
 
 
 def raw_body(*headers: str) -> dict[str, Any]:
     """Return the `openapi_extra` of a route whose body is the bytes of a file, and that reads these headers."""
-    schema = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
+    file = {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}
     return {
-        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": schema}}},
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": file}}},
         "parameters": [
-            {"name": name, "in": "header", "required": False, "schema": {"type": kind}, "description": description}
-            for name, (kind, description) in ((name, _HEADERS[name]) for name in headers)
+            {"name": name, "in": "header", "required": False, "schema": schema, "description": description}
+            for name, (schema, description) in ((name, _HEADERS[name]) for name in headers)
         ],
     }
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with problems for errors everywhere, in place of the framework's own kind."""
+    """Return the document with links, and with problems for errors everywhere, in place of the framework's own kind."""
     for path in [*document["paths"].values(), *document["webhooks"].values()]:
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
@@ -62,4 +65,5 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas["Problem"] = Problem.model_json_schema()
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
+    link(document)
     return document

@@ -62,11 +62,14 @@ class NewBatch(BaseModel):
     expires_in_seconds: Annotated[
         int | None, Field(ge=1, le=_MAX_EXPIRES_SECONDS, description="From then on it takes no more uploads.")
     ] = None
-    webhook_url: Annotated[str | None, Field(description="Told when the batch ends, beside your webhooks.")] = None
+    webhook_url: Annotated[
+        str | None,
+        Field(json_schema_extra={"format": "uri"}, description="Told when the batch ends, beside your webhooks."),
+    ] = None
     processors: Annotated[
         list[str] | None,
-        AfterValidator(_once_each),
         Field(max_length=100, description="What looks into its files, in this order; else what the service is set to."),
+        AfterValidator(_once_each),
     ] = None
 
 

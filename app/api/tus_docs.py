@@ -7,8 +7,10 @@ from app.api.openapi import Responses, responses
 from app.api.tus_headers import BODY_TYPE, VERSION
 
 
-def _field(name: str, description: str, *, required: bool = False, kind: str = "string") -> dict[str, Any]:
-    schema = {"type": kind, **({"const": VERSION} if name == "Tus-Resumable" else {})}
+def _field(
+    name: str, description: str, *, required: bool = False, kind: str = "string", **limits: object
+) -> dict[str, Any]:
+    schema = {"type": kind, **limits}
     return {"name": name, "in": "header", "required": required, "description": description, "schema": schema}
 
 
@@ -39,8 +41,12 @@ _SAYS: Final = {
     "Upload-Metadata": "As it came with the creation",
     "Upload-Concat": "As it came with the creation",
 }
-_VERSION: Final = _field("Tus-Resumable", "The version that you speak.", required=True)
-_CHECKSUM: Final = _field("Upload-Checksum", "`sha1`, `sha256` or `crc32`, a space, and base64, over this body alone.")
+_VERSION: Final = _field("Tus-Resumable", "The version that you speak.", required=True, const=VERSION)
+_CHECKSUM: Final = _field(
+    "Upload-Checksum",
+    "`sha1`, `sha256` or `crc32`, a space, and base64, over this body alone.",
+    examples=["crc32 AAAAAA=="],
+)
 
 ABILITIES: Final = _answers(
     204, "What is spoken", _told("Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
@@ -67,14 +73,19 @@ SPOKEN: Final = {"parameters": [_VERSION]}
 CREATION: Final = {
     "parameters": [
         _VERSION,
-        _field("Upload-Length", "The size in bytes; either this or Upload-Defer-Length.", kind="integer"),
-        _field("Upload-Defer-Length", "`1`: the size comes with a later piece."),
+        _field("Upload-Length", "The size in bytes; either this or Upload-Defer-Length.", kind="integer", minimum=0),
+        _field("Upload-Defer-Length", "`1`: the size comes with a later piece.", const="1"),
         _field(
             "Upload-Metadata",
             "Pairs of a key and base64, with commas between them: `batch_id`, `ref`, `filename`, `filetype`, "
             "`relativePath`; others are kept and given back.",
+            examples=["filename cGhvdG8uanBn,filetype aW1hZ2UvanBlZw=="],
         ),
-        _field("Upload-Concat", "`partial`, or `final;` and the URLs of partial uploads with spaces between them."),
+        _field(
+            "Upload-Concat",
+            "`partial`, or `final;` and the URLs of partial uploads with spaces between them.",
+            examples=["partial"],
+        ),
         _CHECKSUM,
     ],
     "requestBody": _body("The first bytes, if you like."),
@@ -83,9 +94,13 @@ PIECE: Final = {
     "parameters": [
         _VERSION,
         _field(
-            "Upload-Offset", "Where these bytes go, which must be where the others end.", required=True, kind="integer"
+            "Upload-Offset",
+            "Where these bytes go, which must be where the others end.",
+            required=True,
+            kind="integer",
+            minimum=0,
         ),
-        _field("Upload-Length", "The size, where it was deferred.", kind="integer"),
+        _field("Upload-Length", "The size, where it was deferred.", kind="integer", minimum=0),
         _CHECKSUM,
     ],
     "requestBody": _body("The bytes."),

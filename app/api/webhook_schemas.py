@@ -17,7 +17,13 @@ class NewWebhook(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: Annotated[str, Field(description="https, a public address, no credentials; up to 2,048 characters.")]
+    url: Annotated[
+        str,
+        Field(
+            json_schema_extra={"format": "uri"},
+            description="https, a public address, no credentials; up to 2,048 characters.",
+        ),
+    ]
     events: Annotated[
         list[EventType], Field(min_length=1, max_length=10, description="Which events; all if left out.")
     ] = list(EventType)

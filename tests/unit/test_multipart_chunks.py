@@ -63,6 +63,9 @@ BODIES = {
     "line break first": b"\r\n" + WHOLE + b"\r\n",
     "fields": message(part(b"one", name="a"), part(b"x", filename="f"), part(b"\r\ntwo\r\n", name="b")),
     "padding": WHOLE.replace(b"\r\n--the-boundary\r\n", b"\r\n--the-boundary \t\r\n"),
+    "much padding": WHOLE.replace(b"\r\n--the-boundary\r\n", b"\r\n--the-boundary" + b" " * 64 + b"\r\n", 1).replace(
+        b"\r\n--the-boundary\r\n", b"\r\n--the-boundary" + b" \t" * 33 + b"\r\n"
+    ),
     "only the end": message(),
     "only the end without a line break": message(end=b""),
     "only the end and junk": message(end=b"junk"),

@@ -159,8 +159,15 @@ def test_content_that_nearly_is_a_boundary_is_content(taken: Take) -> None:
     assert taken(message(part(content, filename="a"))).contents == [content]
 
 
-def test_padding_behind_a_boundary_is_passed_over(taken: Take) -> None:
-    body = message(part(b"1", filename="a"), part(b"2", filename="b")).replace(
-        b"1\r\n--the-boundary", b"1\r\n--the-boundary \t"
+@pytest.mark.parametrize(
+    ("blanks", "error"), [(2, None), (64, None), (65, "malformed-multipart"), (10**7, "malformed-multipart")]
+)
+def test_padding_behind_a_boundary_is_passed_over_unless_it_is_much(
+    taken: Take, blanks: int, error: str | None
+) -> None:
+    padding = b" \t" * (blanks // 2) + b" " * (blanks % 2)
+    body = message(part(b"1", filename="a"), part(b"2", filename="b"), part(b"3", filename="c")).replace(
+        b"2\r\n--the-boundary", b"2\r\n--the-boundary" + padding
     )
-    assert taken(body).contents == [b"1", b"2"]
+    outcome = taken(body)
+    assert (outcome.error, outcome.contents) == (error, [b"1"] if error else [b"1", b"2", b"3"])

@@ -122,6 +122,11 @@ async def test_any_other_metadata_is_kept_as_it_is(value: Any) -> None:  # noqa:
     assert (await read_json(posted(body), NewBatch)).metadata == {"key": value}
 
 
+async def test_what_may_be_left_out_may_be_null() -> None:
+    body = json.dumps({name: None for name, field in NewBatch.model_fields.items() if name != "metadata"}).encode()
+    assert await read_json(posted(body), NewBatch) == NewBatch()
+
+
 def test_a_batch_as_clients_see_it() -> None:
     batch = make_batch(
         label="holiday",

@@ -21,10 +21,19 @@ router: Final = APIRouter(prefix="/v1/batches", tags=["batches"])
 
 _RETRY: Final = format_sse_event(retry=1000)
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_EVENT: Final = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["batch", "upload"]},
+        "id": {"type": "string", "description": "Send it back as Last-Event-ID to go on from there."},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+        "retry": {"type": "integer"},
+    },
+}
 _EVENTS: Final[dict[int, dict[str, Any]]] = {
     200: {
         "description": "`batch` events hold a Batch, `upload` events an Upload; ends behind the final state",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     },
     204: {"description": "The batch is final, and you have its final state: there is nothing to follow"},
 }

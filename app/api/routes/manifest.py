@@ -21,7 +21,7 @@ _MAX_BYTES: Final = 16 * 1024 * 1024
     "/{batch_id}/manifest",
     response_model=schemas.ManifestAnswer,
     responses=responses(404, 409, 410, 413, 415, 422),
-    openapi_extra=describe_body(schemas.Manifest, required=True),
+    openapi_extra=describe_body(schemas.Manifest),
 )
 async def declare_files(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
     """Declare files, all of them or none. The same call again has no further effect, and says what is missing."""

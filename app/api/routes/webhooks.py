@@ -17,15 +17,12 @@ router: Final = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 _PRIVATE: Final = {"Cache-Control": "private, no-store"}
 
 
-def _webhook_id(webhook_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
-    return identity(webhook_id)
-
-
 def _delivery_id(delivery_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:
     return identity(delivery_id)
 
 
-WebhookId = Annotated[UUID, Depends(_webhook_id)]
+WebhookId = Annotated[UUID, Path()]
+"""Its routes name the form of an id as well, so that they are not taken for those of `deliveries` and `rotate`."""
 DeliveryId = Annotated[UUID, Depends(_delivery_id)]
 
 
@@ -96,14 +93,14 @@ async def redeliver(ctx: Ctx, delivery_id: DeliveryId) -> Response:
     return Response(schemas.DELIVERY.dump_json(schemas.delivery_out(delivery)), 202, _PRIVATE, JSON)
 
 
-@router.get("/{webhook_id}", response_model=schemas.Webhook, responses=responses(404))
+@router.get("/{webhook_id:uuid}", response_model=schemas.Webhook, responses=responses(404))
 async def read_webhook(ctx: Ctx, webhook_id: WebhookId) -> Response:
     """Read one webhook."""
     endpoint = await ctx.services.webhooks.get(ctx.owner, webhook_id)
     return Response(schemas.WEBHOOK.dump_json(schemas.webhook_out(endpoint)), 200, _PRIVATE, JSON)
 
 
-@router.delete("/{webhook_id}", status_code=204, response_class=Response, responses=responses(404))
+@router.delete("/{webhook_id:uuid}", status_code=204, response_class=Response, responses=responses(404))
 async def delete_webhook(ctx: Ctx, webhook_id: WebhookId) -> Response:
     """Delete a webhook. What still waits for it is given up."""
     await ctx.services.webhooks.delete(ctx.owner, webhook_id)
