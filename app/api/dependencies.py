@@ -41,11 +41,17 @@ def owner_of(_scope: Scope) -> UUID:
 
 
 def identity(text: str) -> UUID:
-    """Return the id, or raise NotFoundError: what is no id is not there."""
+    """Return the id, or raise NotFoundError: what is no id is not there.
+
+    In the one form that ids have: UUID() takes others, with spaces or digits of any script, which no header may hold.
+    """
     try:
-        return UUID(text)
+        found = UUID(text)
     except ValueError:
         raise NotFoundError from None
+    if str(found) != text.lower():
+        raise NotFoundError
+    return found
 
 
 async def _batch_id(batch_id: Annotated[str, Path(json_schema_extra={"format": "uuid"})]) -> UUID:

@@ -62,6 +62,16 @@ def test_what_is_unknown_and_what_is_no_id_answer_the_same_404(client: httpx.Cli
     assert len(bodies) == 1
 
 
+@pytest.mark.parametrize("zero", ["%0B", "%0A", "%20", "_", "%EF%BC%90", "%7B0"])
+def test_an_id_in_another_form_than_its_own_is_no_id(client: httpx.Client, zero: str) -> None:
+    batch = client.post("/v1/batches", json={}).json()
+    for name in "ab":
+        assert client.put(f"{batch['url']}/files/{name}", content=name).status_code == 201
+    assert batch["id"].startswith("0"), "for some ways to read it, the other forms are the same number"
+    for route in ("/v1/batches/{}", "/v1/batches/{}/uploads?limit=1"):
+        problem(client.get(route.format(zero + batch["id"][1:])), 404, "not-found")
+
+
 def test_a_batch_field_that_names_nothing_answers_the_same_404(client: httpx.Client, unchanged: None) -> None:
     known = client.get(f"/v1/batches/{uuid4()}").content
     for identity in (str(uuid4()), "x", "\N{SPARKLES}"):
