@@ -121,8 +121,9 @@ class Pipeline:
             for claim in await self._claim(upload_ids):
                 if claim.upload.status is UploadStatus.PROCESSING:
                     hand.take(claim.upload, claim.counted)
-            while hand.working and not self._closing:
-                await self._work(hand)
+            with suppress(DatabaseUnavailableError):  # no fault of what is in hand, which is given back
+                while hand.working and not self._closing:
+                    await self._work(hand)
             for upload in list(hand.working.values()):
                 self._end(hand, Released(upload))
             await hand.all_committed()

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from app.domain.batch import BatchStatus
-from app.domain.errors import NotFoundError
+from app.domain.errors import DatabaseUnavailableError, NotFoundError
 from app.domain.upload import Upload, UploadStatus
 from tests.support.files import png
 from tests.support.services import OWNER, Services, holding, pattern, serving, someone_waiting
@@ -179,6 +179,23 @@ async def test_bytes_out_of_reach_are_given_back_and_cost_no_attempt(services: S
     await services.pipeline.process([lost.id])
     assert await current(services, lost) == (UploadStatus.COMPLETED, 6)
     assert await services.uploads.list_attempts(OWNER, lost.id, after=0, limit=9) == []
+
+
+async def test_what_could_not_be_begun_because_the_database_was_away_is_given_back_and_costs_no_attempt(
+    services: Services, sandbox: WatchedWorkshop
+) -> None:
+    async def before(_uploads: object) -> None:
+        raise DatabaseUnavailableError
+
+    uploads = await services.add(await services.open(), b"1", b"2")
+    ids = [upload.id for upload in uploads]
+    sandbox.before = before
+    for number in range(1, 6):
+        await services.pipeline.process(ids)
+        assert [await current(services, upload) for upload in uploads] == [(UploadStatus.PENDING, number)] * 2
+    sandbox.before = None
+    await services.pipeline.process(ids)
+    assert [await current(services, upload) for upload in uploads] == [(UploadStatus.COMPLETED, 6)] * 2
 
 
 async def test_a_child_that_was_killed_is_replaced(services: Services, sandbox: WatchedWorkshop) -> None:
