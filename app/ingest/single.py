@@ -223,15 +223,15 @@ class SingleFiles:
     async def _take(self, body: Body, filename: str) -> tuple[Arrival, int]:
         """Return the whole file, checked, and how much of the budget it holds."""
         if body.length is not None and body.length <= min(SMALL_BYTES, self._limits.pack_file_bytes):
-            await self._budget.take(body.length)
-            try:
-                data = b"".join([chunk async for chunk in body.chunks])
-                digest = hashlib.sha256(data).digest()
-                _check_digest(body, digest)
-            except BaseException:
-                self._budget.give(body.length)
-                raise
-            return Arrival(0, filename, body.content_type, None, len(data), digest, [data] if data else []), body.length
+            # Taken once it is here: who promises bytes and sends none keeps nobody else from theirs.
+            received = bytearray()
+            async for chunk in body.chunks:
+                received += chunk
+            data = bytes(received)
+            digest = hashlib.sha256(data).digest()
+            _check_digest(body, digest)
+            await self._budget.take(len(data))
+            return Arrival(0, filename, body.content_type, None, len(data), digest, [data] if data else []), len(data)
         assembly = Assembly(
             0,
             filename,
