@@ -172,5 +172,7 @@ class BatchService:
             if with_uploads:
                 await uow.uploads.delete_all(batch_id)
             else:
-                await uow.receiving.cancel_all(batch_id, now=self._clock())
+                now = self._clock()
+                await uow.receiving.cancel_all(batch_id, now=now)
+                await uow.uploads.leave_all(batch_id, now=now)
             await uow.batches.delete(batch_id)

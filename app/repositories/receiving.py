@@ -117,8 +117,7 @@ DROP_PARTIAL_BYTES: Final[LiteralString] = """
 
 CANCEL: Final[LiteralString] = """
     UPDATE uploads SET
-        status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2,
-        updated_at = $2
+        status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2
     WHERE batch_id = $1 AND status = 'receiving'
 """
 
@@ -236,7 +235,7 @@ class ReceivingUploads:
         return dropped
 
     async def cancel_all(self, batch_id: UUID, *, now: datetime) -> None:
-        """Cancel what is `receiving` in a batch that this transaction has locked and deletes."""
+        """Cancel what is `receiving` in a batch that this transaction has locked; all of it leaves the batch next."""
         await self._connection.execute(CANCEL, batch_id, now)
 
     async def list_expired(self, *, now: datetime, limit: int) -> list[tuple[UUID, UUID | None]]:

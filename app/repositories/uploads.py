@@ -87,6 +87,11 @@ CANCEL: Final[LiteralString] = """
     WHERE batch_id = $1 AND status IN ('receiving', 'pending', 'processing')
 """
 
+LEAVE: Final[LiteralString] = """
+    UPDATE uploads SET batch_id = NULL, batch_version = batch_version + 1, updated_at = $2 WHERE batch_id = $1
+"""
+"""The foreign key would let them go as well, but not raise the version, which is the ETag of each."""
+
 DELETE: Final[LiteralString] = "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id = $2 RETURNING " + COLUMNS
 
 DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
@@ -156,6 +161,10 @@ class Uploads:
     async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
         """Cancel what is unfinished in a batch that this transaction has locked."""
         await self._connection.execute(CANCEL, batch_id, now, version)
+
+    async def leave_all(self, batch_id: UUID, *, now: datetime) -> None:
+        """Let every upload go on without its batch, which this transaction has locked and deletes."""
+        await self._connection.execute(LEAVE, batch_id, now)
 
     async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""

@@ -164,9 +164,14 @@ async def test_a_deleted_batch_leaves_its_uploads_with_their_bytes(services: Ser
         with pytest.raises(NotFoundError):
             await missing
     unfinished = uploads.pop(UploadStatus.RECEIVING)
-    assert (await services.uploads.get(OWNER, unfinished.id)).status is UploadStatus.CANCELLED
+    cancelled = await services.uploads.get(OWNER, unfinished.id)
+    assert (cancelled.status, cancelled.batch_version) == (UploadStatus.CANCELLED, unfinished.batch_version + 1)
     for upload in uploads.values():
-        assert await services.uploads.get(OWNER, upload.id) == upload._replace(batch_id=None)
+        after = await services.uploads.get(OWNER, upload.id)
+        # Whoever has its ETag learns that it is in no batch any more.
+        assert after == upload._replace(
+            batch_id=None, batch_version=upload.batch_version + 1, updated_at=after.updated_at
+        )
     assert await services.content(uploads[UploadStatus.PENDING].id) == b"x"
     with pytest.raises(ContentUnavailableError):
         await services.content(uploads[UploadStatus.FAILED].id)

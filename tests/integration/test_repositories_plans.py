@@ -231,6 +231,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "nothing has expired": (receiving.EXPIRED, (NOW, 1000), {"idx_uploads_expiring"}, 10),
     "hold objects": (objects.HOLD, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
+    "let the uploads of a batch go on alone": (uploads.LEAVE, (SMALL, NOW), OF_A_BATCH, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "delete uploads": (uploads.DELETE_ALL, (SMALL,), OF_A_BATCH, 200),
     "what is due": (work.DUE, (1000,), {"idx_uploads_retry", "uploads_pkey"}, 10),
