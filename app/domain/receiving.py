@@ -155,7 +155,8 @@ def action_for(known: Receiving) -> tuple[Action, int]:
 def check_open(known: Receiving, *, now: datetime) -> None:
     """Return if the upload takes bytes, or is whole.
 
-    Raises BatchClosedError where its batch was cancelled, UploadGoneError where itself was, or where it expired.
+    Raises BatchClosedError where its batch was cancelled, UploadGoneError where itself was, where it expired, or where
+    its batch is gone.
     """
     if known.whole:
         return
@@ -166,6 +167,8 @@ def check_open(known: Receiving, *, now: datetime) -> None:
         raise UploadGoneError("The upload has expired. Declare it again in a new batch.")
     if known.upload.status is not UploadStatus.RECEIVING and not known.refused:
         raise UploadGoneError(f"The upload is {known.upload.status}.")
+    if known.batch_status is None and not known.partial:
+        raise UploadGoneError("The batch of the upload was deleted. Declare it again in a new one.")
 
 
 def check_piece(known: Receiving, *, offset: int, length: int | None, final_size: int | None) -> None:

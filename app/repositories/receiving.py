@@ -74,7 +74,10 @@ WRITE: Final[LiteralString] = """
         status = v.status, size_bytes = v.size_bytes, received_bytes = v.received_bytes, sha256 = v.sha256,
         error = v.error, object_id = v.object_id, object_offset = v.object_offset, batch_version = v.batch_version,
         updated_at = v.updated_at, completed_at = v.completed_at,
-        queued_at = CASE WHEN v.status = 'pending' THEN now() END
+        queued_at = CASE WHEN v.status = 'pending' THEN now() END,
+        expires_at = coalesce(u.expires_at, CASE WHEN v.status = 'receiving' THEN (
+            SELECT b.expires_at FROM upload_batches b WHERE b.id = u.batch_id
+        ) END)
     FROM unnest(
         $1::uuid[], $2::text[], $3::bigint[], $4::bigint[], $5::bytea[], $6::jsonb[], $7::uuid[], $8::bigint[],
         $9::bigint[], $10::timestamptz[], $11::timestamptz[]
@@ -84,6 +87,7 @@ WRITE: Final[LiteralString] = """
     )
     WHERE u.id = v.id
 """
+"""A file that was refused as it came was never declared: it expires from the moment it is to be sent again."""
 
 ASK: Final[LiteralString] = "UPDATE uploads SET takeover = $2 WHERE id = $1"
 

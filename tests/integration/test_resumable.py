@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,14 @@ from app.domain.errors import (
     OffsetMismatchError,
     SizeConflictError,
     SizeExceededError,
+    UploadGoneError,
     UploadLockedError,
 )
+from app.domain.ids import utc_now
 from app.domain.upload import Upload, UploadStatus
+from app.processing.expiry import expire_uploads
 from tests.support.resuming import Broken, Slow, Sum, body, declare
-from tests.support.services import LIMITS, MIB, OWNER, STRANGER, Services, pattern, serving
+from tests.support.services import LIMITS, MIB, OWNER, STRANGER, Services, chunks, multipart, pattern, serving
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
@@ -158,6 +162,35 @@ async def test_other_bytes_than_declared_are_refused_and_may_be_sent_again(servi
     assert (after.status, after.error) == (UploadStatus.PENDING, None)
     assert await services.content(upload.id) == content
     assert await services.counted_wrong() == []
+
+
+async def test_a_file_that_was_refused_as_it_came_and_is_begun_again_expires_with_its_batch(services: Services) -> None:
+    batch = await services.open(expected=1)
+    (refused,) = (await services.receive(chunks(multipart(pattern(LIMITS.max_file_bytes + 1))), batch.id)).outcomes
+    assert (refused.status, refused.size_bytes) == (UploadStatus.FAILED, None)
+    with pytest.raises(Broken):
+        await services.resumable.append(
+            OWNER, refused.id, offset=0, body=body(b"the beginning", breaks=True), final_size=100
+        )
+    assert (await services.batches.get(OWNER, batch.id)).receiving_uploads == 1
+    assert await expire_uploads(services.database, utc_now) == 0
+    assert batch.expires_at
+    after_all = batch.expires_at + timedelta(seconds=1)
+    assert await expire_uploads(services.database, lambda: after_all) == 1
+    finished = await services.batches.get(OWNER, batch.id)
+    assert (finished.status, finished.failed_uploads) == (BatchStatus.FAILED, 1)
+    assert await services.counted_wrong() == []
+
+
+async def test_a_refused_upload_whose_batch_is_gone_takes_no_other_bytes(services: Services) -> None:
+    batch = await services.open()
+    upload = await declare(services, 10, of=b"0123456789", batch=batch)
+    with pytest.raises(DigestMismatchError):
+        await append(services, upload, b"9876543210", offset=0)
+    await services.batches.delete(OWNER, batch.id, with_uploads=False)
+    with pytest.raises(UploadGoneError):
+        await append(services, upload, b"0123456789", offset=0)
+    assert (await services.uploads.get(OWNER, upload.id)).status is UploadStatus.FAILED
 
 
 async def test_a_size_said_late_is_counted_then(services: Services) -> None:

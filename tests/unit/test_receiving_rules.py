@@ -123,6 +123,10 @@ def test_what_takes_bytes_and_what_does_not() -> None:
     for there in (failed("upload-expired"), failed("invalid-filename"), known(UploadStatus.CANCELLED, sha256=None)):
         with pytest.raises(UploadGoneError):
             check_open(replace(there, expires_at=None), now=NOW)
+    check_open(replace(known(partial=True), batch_status=None), now=NOW)
+    check_open(replace(known(UploadStatus.COMPLETED), batch_status=None), now=NOW)
+    with pytest.raises(UploadGoneError):
+        check_open(replace(failed("digest-mismatch"), batch_status=None), now=NOW)
 
 
 @pytest.mark.parametrize(
