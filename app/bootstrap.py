@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from app.auth.access import Access
 from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.ids import new_id, utc_now
@@ -63,6 +64,7 @@ class Services:
     database: Database
     store: Store
     limits: Limits
+    access: Access
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
@@ -124,6 +126,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         if settings.worker:
             background += _start_worker(stack, settings, dsn, database=database, store=store, give_way=group.lull)
 
+        access = await _start_access(stack, settings, database, background)
         reader = BatchReader(database)
         feed = Feed(database, reader, heartbeat_seconds=settings.heartbeat_seconds)
         background += _start_feed(stack, dsn, feed)
@@ -150,6 +153,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             database=database,
             store=store,
             limits=limits,
+            access=access,
             receiver=receiver,
             batches=BatchService(
                 database, limits, processors=registry.require(settings.processors), clock=utc_now, new_id=new_id
@@ -177,6 +181,18 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             cursor_key=cursor_key,
             background=tuple(background),
         )
+
+
+async def _start_access(
+    stack: AsyncExitStack, settings: Settings, database: Database, background: "list[asyncio.Task[None]]"
+) -> Access:
+    access = Access(database, anonymous=settings.allow_anonymous, until_configured=settings.on_loopback, clock=utc_now)
+    await access.look()
+    stop = asyncio.Event()
+    background.append(_start("access", access.run(stop)))
+    stack.push_async_callback(_ended, background[-1])
+    stack.callback(stop.set)
+    return access
 
 
 def _start_feed(stack: AsyncExitStack, dsn: str, feed: Feed) -> "list[asyncio.Task[None]]":

@@ -3,7 +3,6 @@
 import asyncio
 import ctypes
 import gc
-import ipaddress
 import json
 import resource
 import sys
@@ -18,9 +17,11 @@ import structlog
 import typer
 
 from app import logs
+from app.auth import command as keys_command
 from app.client import command as push_command
 from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
+from app.domain.access import AccessScope
 from app.domain.errors import BoatloadError
 from app.processing.registry import ProcessorsError
 from app.settings import (
@@ -52,6 +53,8 @@ cli: Final = typer.Typer(
 )
 migrations: Final = typer.Typer(help="Change the database schema, or say where it stands.", no_args_is_help=True)
 cli.add_typer(migrations, name="migrate")
+keys: Final = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
+cli.add_typer(keys, name="keys")
 
 Lowest = Annotated[str, typer.Argument(help="How far; 'base' is all the way.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded database and the local store live.")]
@@ -67,11 +70,6 @@ def serve(
 ) -> None:
     """Serve the API, the documentation at /docs, and (unless told otherwise) process what comes in."""
     settings = _settings(host=host, port=port, data_dir=data_dir, worker=with_worker)
-    if not settings.allow_anonymous and not _is_loopback(settings.host):
-        _fail(
-            f"Refusing to listen on {settings.host}: anybody who reaches it could read and write. Listen on 127.0.0.1, "
-            "or set BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
-        )
     import uvicorn  # noqa: PLC0415 - a worker needs no web framework, and starts in half the time without
     from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415 - the same
 
@@ -85,6 +83,12 @@ def serve(
             _check_schema(dsn)
         else:
             migrate.upgrade(dsn)
+        if not asyncio.run(keys_command.may_serve(settings, dsn)):
+            _fail(
+                f"Refusing to listen on {settings.host} without credentials: anybody who reaches it could read and "
+                "write. Make a key ('boatload keys create NAME'), listen on 127.0.0.1, or set "
+                "BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
+            )
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -218,6 +222,48 @@ def sql(
         _fail(str(error))
 
 
+@keys.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="What it is for; anything that tells it from the others.")],
+    *,
+    user: Annotated[
+        str | None,
+        typer.Option(help="Whose batches it works on: a UUID, or 'new'.  [default: the owner before there were keys]"),
+    ] = None,
+    scope: Annotated[list[AccessScope] | None, typer.Option(help="May be repeated.  [default: read, write]")] = None,
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Its life.  [default: without end]")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key. Its secret is the only line on stdout, and is never shown again."""
+    settings = _settings(data_dir=data_dir)
+    try:
+        owner = keys_command.owner_of(user)
+    except ValueError:
+        _fail("--user takes a UUID, or 'new'.")
+    with _keys_database(settings) as dsn:
+        secret, told = asyncio.run(keys_command.create(dsn, owner, name, scope or (), days))
+    sys.stderr.write(told + "\n")
+    _say(secret)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List all keys, oldest first."""
+    with _keys_database(_settings(data_dir=data_dir)) as dsn:
+        _say(*asyncio.run(keys_command.lines(dsn)))
+
+
+@keys.command("revoke")
+def revoke_key(
+    key_id: Annotated[UUID, typer.Argument(help="As 'boatload keys list' shows it.")], data_dir: DataDir = None
+) -> None:
+    """Revoke a key, for ever. A running service refuses it within five seconds."""
+    with _keys_database(_settings(data_dir=data_dir)) as dsn:
+        if not asyncio.run(keys_command.revoke(dsn, key_id)):
+            _fail("There is no such key. 'boatload keys list' shows them all.")
+    _say(f"revoked {key_id}")
+
+
 def main() -> None:
     """Run a command; an error that an operator can mend is one sentence on stderr and exit code 1."""
     cli()
@@ -235,6 +281,19 @@ def _database(settings: Settings, *, own: bool = False) -> Iterator[str]:
             yield settings.database_url or _embedded(settings, stack, own=own)
         except (EmbeddedError, migrate.MigrationError) as error:
             _fail(str(error))
+
+
+@contextmanager
+def _keys_database(settings: Settings) -> Iterator[str]:
+    """Lend the DSN of a database that has the keys; an embedded one that nobody serves is brought up to date."""
+    with _database(settings) as dsn:
+        if not settings.database_url and migrate.status(dsn).pending:
+            migrate.upgrade(dsn)
+        _check_schema(dsn)
+        try:
+            yield dsn
+        except BoatloadError as error:
+            _fail(error.detail)
 
 
 def _embedded(settings: Settings, stack: ExitStack, *, own: bool) -> str:
@@ -287,13 +346,6 @@ def _most_files() -> int:
     """Return how many files we may open: the soft limit, often 1,024, is a courtesy to programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return soft if hard == resource.RLIM_INFINITY else max(soft, hard)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _say(*lines: str) -> None:

@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app.api import cors, problems
+from app.api.authentication import Authentication
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
@@ -67,6 +68,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     )
     app.add_middleware(PollingLane)
     app.add_middleware(FileLane)
+    app.add_middleware(Authentication)
     # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)
     cors.install(app, settings.cors_origins)

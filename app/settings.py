@@ -1,5 +1,6 @@
 """Every setting, read once from the environment: `BOATLOAD_<NAME>`, typed, and refused when unknown or wrong."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Mapping
@@ -97,7 +98,7 @@ class Settings(BaseSettings):
     ] = None
     worker: Annotated[bool, Field(description="Whether `serve` processes files itself.")] = True
     allow_anonymous: Annotated[
-        bool, Field(description="Serve everyone who can reach the port, without credentials, on any address.")
+        bool, Field(description="Serve everyone who can reach the port, without credentials, on any address. Insecure.")
     ] = False
     cors_origins: Annotated[
         tuple[str, ...],
@@ -183,6 +184,14 @@ class Settings(BaseSettings):
     def objects_dir(self) -> Path:
         """The folder of the local store."""
         return Path(self.storage_url.removeprefix("file://")) if self.storage_url else self.data_dir / "objects"
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only programs of this machine reach the port."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 class ClientSettings(BaseSettings):

@@ -7,11 +7,12 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from starlette.types import Scope
 
+from app.api.authentication import CALLER
 from app.api.cursors import Cursors
 from app.api.forwarded import public_base
 from app.bootstrap import Services
+from app.domain.access import ANYBODY, Caller
 from app.domain.errors import NotFoundError
-from app.domain.ids import LOCAL_OWNER
 from app.domain.limits import PAGE_DEFAULT, PAGE_MAX
 
 JSON: Final = "application/json"
@@ -23,21 +24,32 @@ class Context:
 
     services: Services
     cursors: Cursors
-    owner: UUID
+    caller: Caller
     base: str
     """What comes before the path in a URL of ours; empty where it is relative."""
+
+    @property
+    def owner(self) -> UUID:
+        """Whose batches and uploads it is about."""
+        return self.caller.owner
 
 
 # Dependencies are coroutines: the framework calls plain functions in a thread, which takes longer than most handlers.
 async def _context(request: Request) -> Context:
     services: Services = request.app.state.services
     base = public_base(request.headers, trust_proxy=request.app.state.trust_proxy)
-    return Context(services=services, cursors=request.app.state.cursors, owner=owner_of(request.scope), base=base)
+    return Context(services=services, cursors=request.app.state.cursors, caller=caller_of(request.scope), base=base)
 
 
-def owner_of(_scope: Scope) -> UUID:
+def caller_of(scope: Scope) -> Caller:
+    """Return who makes a request. On the paths that are for everybody, anybody does."""
+    caller: Caller = scope.get(CALLER, ANYBODY)
+    return caller
+
+
+def owner_of(scope: Scope) -> UUID:
     """Return whose request it is."""
-    return LOCAL_OWNER
+    return caller_of(scope).owner
 
 
 def identity(text: str) -> UUID:

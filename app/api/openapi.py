@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from app.api.authentication import is_open
 from app.api.links import link
 from app.api.problems import MEDIA_TYPE, Problem
 
@@ -15,12 +16,13 @@ def responses(
     *problems: int, also: Mapping[int, Mapping[str, object]] | None = None
 ) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` of a route: the problems that it may answer with, those of any route, and `also`."""
-    problem = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    described: Responses = {
-        status: {"description": HTTPStatus(status).phrase, "content": problem}
-        for status in sorted({*problems, 500, 503})
-    }
+    described: Responses = {status: _problem(status) for status in sorted({*problems, 500, 503})}
     return described | {status: dict(response) for status, response in (also or {}).items()}
+
+
+def _problem(status: int) -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": HTTPStatus(status).phrase, "content": content}
 
 
 def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
@@ -55,8 +57,27 @@ def raw_body(*headers: str) -> dict[str, Any]:
     }
 
 
+_BEARER: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": (
+        "An API key, or a JWT of an issuer that the service trusts. GET and HEAD need the scope `read`, all else "
+        "`write`, and `/v1/webhooks` needs `admin`. Not needed where the service lets everybody in."
+    ),
+}
+
+
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with links, and with problems for errors everywhere, in place of the framework's own kind."""
+    """Return the document with links, problems in place of the framework's own kind, and who each operation is for."""
+    document["components"]["securitySchemes"] = {"bearer": _BEARER}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if is_open(path) or method == "options":
+                operation["security"] = []
+                continue
+            operation["security"] = [{"bearer": []}]
+            found = {str(status): _problem(status) for status in (401, 403)} | operation["responses"]
+            operation["responses"] = {status: found[status] for status in sorted(found)}
     for path in [*document["paths"].values(), *document["webhooks"].values()]:
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):

@@ -22,6 +22,9 @@ _PREFIX: Final = "/problems/"
 
 TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.NotFoundError: (404, "Not found"),
+    errors.UnauthorizedError: (401, "Unauthorized"),
+    errors.ForbiddenError: (403, "Forbidden"),
+    errors.IssuerUnavailableError: (503, "Issuer unavailable"),
     errors.BatchClosedError: (409, "The batch takes no more"),
     errors.TooManyUploadsError: (409, "More files than expected"),
     errors.BatchFullError: (413, "The batch is full"),

@@ -31,6 +31,27 @@ class NotFoundError(BoatloadError):
         super().__init__("There is nothing here that belongs to you.")
 
 
+class UnauthorizedError(BoatloadError):
+    """No credential where one is needed, or one that does not hold."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(BoatloadError):
+    """A credential that holds, and is not good for this; where a scope is missing, `scope` is among the facts."""
+
+    code = "forbidden"
+
+
+class IssuerUnavailableError(BoatloadError):
+    """The keys of an issuer of JWTs cannot be had, so nobody can tell whether a token is one of its own."""
+
+    code = "issuer-unavailable"
+
+    def __init__(self) -> None:
+        super().__init__("The issuer of this token does not give out its keys. Try again in a moment.")
+
+
 class BatchClosedError(BoatloadError):
     """The batch is sealed, finished, cancelled or expired."""
 

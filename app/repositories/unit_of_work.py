@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.repositories.api_keys import ApiKeys
 from app.repositories.batches import Batches
 from app.repositories.objects import Objects
 from app.repositories.receiving import ReceivingUploads
@@ -35,6 +36,7 @@ class UnitOfWork:
     receiving: ReceivingUploads
     objects: Objects
     service_keys: ServiceKeys
+    api_keys: ApiKeys
     webhook_endpoints: WebhookEndpoints
     webhook_secrets: WebhookSecrets
     webhook_deliveries: WebhookDeliveries
@@ -50,6 +52,7 @@ def _bind(connection: "Connection") -> UnitOfWork:
         receiving=ReceivingUploads(connection),
         objects=Objects(connection),
         service_keys=ServiceKeys(connection),
+        api_keys=ApiKeys(connection),
         webhook_endpoints=WebhookEndpoints(connection),
         webhook_secrets=WebhookSecrets(connection),
         webhook_deliveries=WebhookDeliveries(connection),

@@ -39,12 +39,11 @@ def last_line(text: str) -> str:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "example.org"])
 def test_serving_strangers_without_credentials_is_refused(place: Path, host: str) -> None:
-    result = boatload("serve", "--host", host, data_dir=place / "data")
+    result = boatload("serve", "--host", host, data_dir=place / "data", log_level="error")
     assert result.returncode == 1
     assert is_sentence(result.stderr), result.stderr
-    assert host in result.stderr
-    assert "BOATLOAD_ALLOW_ANONYMOUS" in result.stderr
-    assert not (place / "data").exists()
+    for word in (host, "boatload keys create", "BOATLOAD_ALLOW_ANONYMOUS"):
+        assert word in result.stderr
 
 
 @pytest.mark.parametrize(

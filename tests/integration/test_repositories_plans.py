@@ -17,6 +17,7 @@ import pytest
 
 from app.jobs import queue
 from app.repositories import (
+    api_keys,
     batches,
     objects,
     receiving,
@@ -81,6 +82,10 @@ LOAD: Final = (
         CASE WHEN n < 50000 THEN 'delivered' ELSE 'pending' END, timestamptz '2026-01-01' + n * interval '1 second',
         now(), now() - interval '1 second', CASE WHEN n < 50000 THEN timestamptz '2026-01-01' END
     FROM generate_series(0, 59999) n
+    """,
+    """
+    INSERT INTO api_keys (id, user_id, name, digest, scopes, created_at)
+    SELECT uid(6, n), uid(3, n), '', sha256(n::text::bytea), '{read}', now() FROM generate_series(0, 9999) n
     """,
     """
     INSERT INTO upload_attempts (upload_id, attempt, ended_at, code, detail)
@@ -296,6 +301,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_webhook_deliveries_finished", "webhook_deliveries_pkey"},
         500,
     ),
+    "find a key": (api_keys.FIND, (sha256(b"7").digest(),), {"idx_api_keys_digest"}, 4),
     "a page of objects": (objects.PAGE, (uid(1, 6_000), 1000), OF_OBJECTS, 3000),
     "delete an unused object": (objects.DELETE_UNUSED, (uid(1, 5),), OF_OBJECTS, 20),
 }

@@ -11,11 +11,12 @@ import asyncpg
 import pytest
 
 from app import repositories
+from app.domain.access import ApiKey
 from app.domain.batch import Batch
 from app.domain.upload import Upload
 from app.domain.webhook import Delivery, Endpoint
 from app.jobs import queue
-from app.repositories import batches, uploads, webhook_deliveries, webhook_endpoints
+from app.repositories import api_keys, batches, uploads, webhook_deliveries, webhook_endpoints
 from app.repositories.webhook_deliveries import Claimed
 
 DECLARED: Final = ["declared_sha256", "partial", "expires_at", "takeover", "batch_status"]
@@ -24,10 +25,12 @@ VERBS: Final = r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b"
 MAPPED: Final = (
     (batches, Batch, 3),
     (uploads, Upload, 4),
+    (api_keys, ApiKey, 3),
     (webhook_endpoints, Endpoint, 3),
     (webhook_deliveries, Delivery, 3),
 )
 WORKERS_OWN: Final = {
+    "api_keys": {"digest"},
     "upload_batches": {"webhook_url", "processors"},
     "uploads": {"queued_at", "lease_expires_at", "attempts_before", "retry_at", "last_error"},
     "webhook_deliveries": {"receiver", "payload", "attempts", "failures", "sending", "begun_at"},
@@ -101,6 +104,7 @@ async def test_mapped_statements_return_exactly_the_fields(database_url: str) ->
     [
         ("upload_batches", Batch),
         ("uploads", Upload),
+        ("api_keys", ApiKey),
         ("webhook_endpoints", Endpoint),
         ("webhook_deliveries", Delivery),
     ],

@@ -14,6 +14,7 @@ REVISIONS: Final = (
     "processors",
     "webhooks",
     "doors",
+    "credentials",
 )
 """All, oldest first."""
 

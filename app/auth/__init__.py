@@ -1,0 +1,1 @@
+"""Who may call: API keys, JWTs of other issuers, and tokens for single batches."""
