@@ -73,7 +73,8 @@ def serve(
     import uvicorn  # noqa: PLC0415 - a worker needs no web framework, and starts in half the time without
     from uvicorn.config import STARTUP_FAILURE  # noqa: PLC0415 - the same
 
-    from app.api.connection import BodyBeforeEnd, HalfOpenProtocol  # noqa: PLC0415 - the same
+    from app.api.deadlines import BodyDeadlines  # noqa: PLC0415 - the same
+    from app.api.protocol import protocol  # noqa: PLC0415 - the same
     from app.api.server import Server  # noqa: PLC0415 - the same
     from app.main import create_app, end_waiting  # noqa: PLC0415 - the same
 
@@ -94,10 +95,11 @@ def serve(
         resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         app = create_app(settings, dsn)
         config = uvicorn.Config(
-            BodyBeforeEnd(app),
+            BodyDeadlines(app, seconds=settings.body_seconds, bytes_per_second=settings.body_bytes_per_second),
             host=settings.host,
             port=settings.port,
-            http=HalfOpenProtocol,
+            http=protocol(head_seconds=settings.head_seconds),  # type: ignore[arg-type]  # called, whatever it is
+            timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # seconds of any kind
             ws="none",
             lifespan="on",
             log_config=None,

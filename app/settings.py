@@ -126,6 +126,18 @@ class Settings(BaseSettings):
     buffer_bytes: Annotated[
         int, Field(ge=4 * MIB, description="Memory that the bodies being received may hold, all together.")
     ] = 32 * MIB
+    head_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="How long the head of a request may take to come.")
+    ] = 20
+    keep_alive_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="How long a connection is kept that nothing is asked on.")
+    ] = 75
+    body_seconds: Annotated[
+        float, Field(ge=0.1, le=3600, description="How long a body that is waited for may bring nothing.")
+    ] = 30
+    body_bytes_per_second: Annotated[
+        int, Field(ge=1, le=GIB, description="A body that comes more slowly uses that time up, and is broken off.")
+    ] = 500
     lease_seconds: Annotated[
         float, Field(ge=1, le=3600, description="How long a silent worker keeps the uploads it took.")
     ] = 10

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.domain import errors
+from app.domain import errors, request_errors
 from app.domain.errors import BoatloadError
 
 log: Final = structlog.get_logger("boatload.http")
@@ -25,6 +25,11 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.UnauthorizedError: (401, "Unauthorized"),
     errors.ForbiddenError: (403, "Forbidden"),
     errors.IssuerUnavailableError: (503, "Issuer unavailable"),
+    request_errors.MalformedRequestError: (400, "Malformed request"),
+    request_errors.RequestTimeoutError: (408, "Request timeout"),
+    request_errors.HeadTooLargeError: (431, "Header fields too large"),
+    request_errors.TargetTooLongError: (414, "Target too long"),
+    request_errors.ExpectationFailedError: (417, "Expectation failed"),
     errors.BatchClosedError: (409, "The batch takes no more"),
     errors.TooManyUploadsError: (409, "More files than expected"),
     errors.BatchFullError: (413, "The batch is full"),

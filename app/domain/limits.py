@@ -9,6 +9,12 @@ MAX_CONTENT_TYPE_BYTES: Final = 255
 MAX_FIELD_BYTES: Final = 64 * 1024
 MAX_REF_BYTES: Final = 255
 MAX_MANIFEST_ENTRIES: Final = 10_000
+MAX_HEADERS: Final = 100
+MAX_HEAD_BYTES: Final = 32 * 1024
+MAX_TARGET_BYTES: Final = 8 * 1024
+MAX_CHUNK_OVERHEAD_BYTES: Final = 16 * 1024
+MAX_PIPELINED: Final = 100
+"""Requests of one connection that wait for the answers before them."""
 STEP_BYTES: Final = 1 << 20
 """A body is taken, parsed, hashed and written in steps of about this size."""
 PAGE_DEFAULT: Final = 100

@@ -21,6 +21,7 @@ from app.domain.errors import (
 from app.domain.ids import Ids
 from app.domain.limits import STEP_BYTES, Limits
 from app.domain.receiving import Check, Receiving, too_much
+from app.domain.request_errors import BrokenOffError
 from app.ingest.arrival import Arrival
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
@@ -103,8 +104,8 @@ class Piece:
         except (StorageFullError, StorageUnavailableError):
             raise
         except BoatloadError as error:
-            # Too much, or stopped. What was stopped keeps what it has.
-            if isinstance(error, UploadLockedError):
+            # Too much, stopped, or broken off. Only too much is not kept.
+            if isinstance(error, UploadLockedError | BrokenOffError):
                 await to_its_end(self._keep())
             raise
         except BaseException:

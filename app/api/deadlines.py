@@ -1,0 +1,88 @@
+"""The body of a request as the application reads it: in time, or broken off; and the end of what nobody read.
+
+uvicorn waits for a body for ever, drops what had arrived when a connection ends, and reads to its end what is refused.
+"""
+
+import asyncio
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.connection import CYCLE
+from app.domain.request_errors import RequestTimeoutError
+
+
+class BodyDeadlines:
+    """ASGI middleware around the application, right behind uvicorn.
+
+    The clock runs only while the application waits for bytes: whoever is kept waiting by us is not late. It may wait
+    `seconds` in all; each byte that comes wins 1 / `bytes_per_second` of that back.
+    """
+
+    def __init__(self, app: ASGIApp, *, seconds: float, bytes_per_second: float) -> None:
+        self._app: Final = app
+        self._seconds: Final = seconds
+        self._bytes_per_second: Final = bytes_per_second
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request; `receive` is a method of uvicorn's cycle."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        cycle: Any = getattr(receive, "__self__", None)
+        scope[CYCLE] = cycle
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start" and cycle.more_body:
+                cycle.keep_alive = False  # nobody reads the rest
+            await send(message)
+
+        body = _Body(cycle, receive, self._seconds, self._bytes_per_second)
+        await self._app(scope, body.receive, send_on)
+
+
+class _Body:
+    """The body of one request, `receive` by `receive`."""
+
+    def __init__(self, cycle: Any, receive: Receive, seconds: float, bytes_per_second: float) -> None:  # noqa: ANN401 - uvicorn's
+        self._cycle: Final = cycle
+        self._receive: Final = receive
+        self._seconds: Final = seconds
+        self._bytes_per_second: Final = bytes_per_second
+        self._left = seconds
+
+    async def receive(self) -> Message:
+        """Return the next bytes, and the end of a connection behind all bytes that came before it.
+
+        Raises RequestTimeoutError for a client that is late, and what the protocol found wrong with what came.
+        """
+        cycle = self._cycle
+        fault = getattr(cycle, "fault", None)
+        if fault is not None and not cycle.body:
+            raise fault
+        awaited = cycle.more_body and not cycle.response_started and not cycle.message_event.is_set()
+        message = await (self._receive_in_time() if awaited else self._receive())
+        if message["type"] == "http.disconnect":
+            return self._rest() or message
+        if message["body"] or not message["more_body"]:
+            self._left = min(self._seconds, self._left + len(message["body"]) / self._bytes_per_second)
+        elif self._left <= 0:
+            raise RequestTimeoutError("The body came too slowly, or not at all.")
+        return message
+
+    async def _receive_in_time(self) -> Message:
+        """Wait for bytes as long as the client has; then uvicorn is made to say that there are none."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        timer = loop.call_later(max(0, self._left), self._cycle.message_event.set)
+        try:
+            return await self._receive()
+        finally:
+            timer.cancel()
+            self._left -= loop.time() - began
+
+    def _rest(self) -> Message | None:
+        """Return what uvicorn still holds when it speaks of the end."""
+        rest = bytes(self._cycle.body)
+        self._cycle.body = bytearray()
+        return {"type": "http.request", "body": rest, "more_body": True} if rest else None

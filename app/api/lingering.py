@@ -1,0 +1,55 @@
+"""A transport whose `close` gives a client that is still sending the time to read its answer.
+
+To close a socket with bytes unread resets the connection, and the answer may be lost with it (RFC 9112 §9.6).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+LINGER_SECONDS: Final = 5.0
+"""How long what a client still sends is read and dropped."""
+LINGER_BYTES: Final = 16 << 20
+"""How much of it."""
+
+
+class Lingering:
+    """Stands for `transport`, which it closes in the end. `goes_on` says whether the client may be sending still."""
+
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, goes_on: Callable[[], bool]
+    ) -> None:
+        self._transport: Final = transport
+        self._loop: Final = loop
+        self._goes_on: Final = goes_on
+        self._dropped = 0
+        self._ending: asyncio.TimerHandle | None = None
+        self.write: Final = transport.write
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        """Say whether nothing more is to be written."""
+        return self._ending is not None or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Close once what was written is sent: at once, or when the client has read it. A second call waits no more."""
+        if self._ending is not None or self._transport.is_closing() or not self._goes_on():
+            self.end()
+            return
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._ending = self._loop.call_later(LINGER_SECONDS, self._transport.close)
+
+    def drop(self, size: int) -> None:
+        """Take note of bytes that nobody wants."""
+        self._dropped += size
+        if self._dropped > LINGER_BYTES:
+            self.end()
+
+    def end(self) -> None:
+        """Close, and wait for nobody."""
+        if self._ending is not None:
+            self._ending.cancel()
+        self._transport.close()
