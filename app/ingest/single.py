@@ -252,7 +252,7 @@ class SingleFiles:
             arrival = await in_thread(assembly.finish)
             held = self._keep(held, assembly)
             _check_digest(body, arrival.sha256)
-        except BaseException:
+        except BaseException:  # cancelled as well: what was taken goes back
             self._budget.give(held)
             await asyncio.shield(asyncio.to_thread(assembly.abandon))
             raise

@@ -70,7 +70,7 @@ class Account:
             child = self.spawn(command, output)
             try:
                 child.wait()
-            except BaseException:
+            except BaseException:  # an interrupt as well must leave no program behind
                 child.kill()
                 child.wait()
                 raise
