@@ -46,8 +46,8 @@ from app.settings import Settings
 from app.storage.base import Store
 from app.storage.local import LocalStore
 from app.storage.pack import PackWriter
-from app.webhooks import policy as webhook_policy
 from app.webhooks.deliverer import Deliverer
+from app.webhooks.policy import DeliveryPolicy
 from app.webhooks.sender import Resolver, Sender, trusted
 from app.webhooks.service import WebhookService
 
@@ -308,7 +308,7 @@ def _deliverer(stack: AsyncExitStack, settings: Settings, database: Database) ->
         allow_private=settings.webhook_allow_private,
         tls=trusted(),
     )
-    policy = webhook_policy.RetryPolicy(timedelta(seconds=settings.webhook_retry_seconds))
+    policy = DeliveryPolicy(timedelta(seconds=settings.webhook_retry_seconds))
     return Deliverer(database, sender, policy, keep=timedelta(seconds=settings.webhook_keep_seconds), clock=utc_now)
 
 

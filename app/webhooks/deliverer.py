@@ -23,7 +23,7 @@ from app.domain.ids import Clock
 from app.domain.webhook import Attempt, DeliveryStatus, SigningSecrets, new_secret
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.repositories.webhook_deliveries import Claimed
-from app.webhooks.policy import RetryPolicy, Verdict
+from app.webhooks.policy import DeliveryPolicy, Verdict
 from app.webhooks.sender import Sender
 
 log: Final = structlog.get_logger("boatload.webhooks")
@@ -49,7 +49,7 @@ class Deliverer:
         self,
         database: Database,
         sender: Sender,
-        policy: RetryPolicy,
+        policy: DeliveryPolicy,
         *,
         keep: timedelta,
         clock: Clock,

@@ -38,7 +38,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class DeliveryPolicy:
     """After the first failure `first`, then twice as long each time, up to `most`; given up after `span`.
 
     Each wait is between half and all of that, by chance, so that those who failed together do not return together.

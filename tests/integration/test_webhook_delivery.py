@@ -15,7 +15,7 @@ from app.db.pool import Database
 from app.domain.ids import utc_now
 from app.domain.webhook import DeliveryStatus, EventType
 from app.webhooks.deliverer import PER_RECEIVER
-from app.webhooks.policy import RetryPolicy
+from app.webhooks.policy import DeliveryPolicy
 from tests.support.services import OWNER
 from tests.support.webhooks import (
     DAY,
@@ -179,7 +179,7 @@ async def test_retry_after_is_honoured_within_bounds(database: Database, name: s
 
 
 async def test_after_a_day_it_is_given_up_with_the_reason(database: Database) -> None:
-    async with receiving(answering(500)) as receiver, deliverer(database, policy=RetryPolicy(DAY)):
+    async with receiving(answering(500)) as receiver, deliverer(database, policy=DeliveryPolicy(DAY)):
         await ended(database, receiver.url())
         row = await logged(database, 1)
         assert row["status"] == PENDING

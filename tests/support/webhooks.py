@@ -17,13 +17,13 @@ from app.domain.batch import Tally, advance, new_batch
 from app.domain.ids import Clock, new_id, utc_now
 from app.repositories.unit_of_work import unit_of_work
 from app.webhooks.deliverer import Deliverer
-from app.webhooks.policy import RetryPolicy
+from app.webhooks.policy import DeliveryPolicy
 from app.webhooks.sender import Resolver, Sender, trusted
 from app.webhooks.service import WebhookService
 from tests.support.services import OWNER, later
 
 DAY: Final = timedelta(days=1)
-QUICK: Final = RetryPolicy(DAY, first=timedelta(milliseconds=20), most=timedelta(milliseconds=40))
+QUICK: Final = DeliveryPolicy(DAY, first=timedelta(milliseconds=20), most=timedelta(milliseconds=40))
 """Everything as it is, but for waits that a test does not feel."""
 
 Behaviour = Callable[["Message", asyncio.StreamWriter], Awaitable[None]]
@@ -181,7 +181,7 @@ async def sending(
 async def deliverer(
     database: Database,
     *,
-    policy: RetryPolicy = QUICK,
+    policy: DeliveryPolicy = QUICK,
     allow_private: bool = True,
     seconds: float = 5,
     keep: timedelta = DAY,

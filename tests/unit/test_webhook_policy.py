@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.webhook import DeliveryStatus
-from app.webhooks.policy import Answer, RetryPolicy, parse_retry_after
+from app.webhooks.policy import Answer, DeliveryPolicy, parse_retry_after
 from tests.support.values import NOW
 
 DAY = timedelta(days=1)
-POLICY = RetryPolicy(DAY)
+POLICY = DeliveryPolicy(DAY)
 SECOND = timedelta(seconds=1)
 
 
@@ -89,14 +89,14 @@ def test_retry_after_makes_a_wait_longer_and_never_shorter(status: int, retry_af
 
 
 def test_the_last_reason_is_kept() -> None:
-    def reason(answer: Answer, policy: RetryPolicy = POLICY) -> str | None:
+    def reason(answer: Answer, policy: DeliveryPolicy = POLICY) -> str | None:
         return policy.judge(answer, failures=3, begun_at=NOW - policy.span, now=NOW, chance=float).reason
 
     assert reason(Answer(502)) == "tried for 24 hours; last: the receiver answered 502"
     assert (
         reason(Answer(error="no answer within 15 seconds")) == "tried for 24 hours; last: no answer within 15 seconds"
     )
-    assert reason(Answer(404), RetryPolicy(90 * SECOND)) == "tried for 90 seconds; last: the receiver answered 404"
+    assert reason(Answer(404), DeliveryPolicy(90 * SECOND)) == "tried for 90 seconds; last: the receiver answered 404"
 
 
 def test_a_message_that_lay_longer_than_a_day_is_tried_once() -> None:
