@@ -224,10 +224,7 @@ class SingleFiles:
         """Return the whole file, checked, and how much of the budget it holds."""
         if body.length is not None and body.length <= min(SMALL_BYTES, self._limits.pack_file_bytes):
             # Taken once it is here: who promises bytes and sends none keeps nobody else from theirs.
-            received = bytearray()
-            async for chunk in body.chunks:
-                received += chunk
-            data = bytes(received)
+            data = await _joined(body.chunks)
             digest = hashlib.sha256(data).digest()
             _check_digest(body, digest)
             await self._budget.take(len(data))
@@ -265,6 +262,13 @@ class SingleFiles:
     def _keep(self, held: int, assembly: Assembly) -> int:
         self._budget.give(held - assembly.memory_bytes)
         return assembly.memory_bytes
+
+
+async def _joined(chunks: AsyncIterator[bytes]) -> bytes:
+    joined = bytearray()  # a list of crumbs would take many times their size
+    async for chunk in chunks:
+        joined += chunk
+    return bytes(joined)
 
 
 def _feed(assembly: Assembly, chunks: list[bytes]) -> None:
