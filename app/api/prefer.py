@@ -8,8 +8,9 @@ MOST_SECONDS: Final = 60
 
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*"'
-_PARAMETERS: Final = rf"(?:\s*;\s*(?:{_WORD}\s*(?:=\s*(?:{_WORD}|{_QUOTED}))?)?)*"
-_PREFERENCE: Final = re.compile(rf"\s*({_WORD})\s*(?:=\s*({_WORD}|{_QUOTED}))?{_PARAMETERS}\s*(?:,|$)", re.ASCII)
+_PARAMETERS: Final = rf"(?:\s*;(?:\s*{_WORD}(?:\s*=\s*(?:{_WORD}|{_QUOTED}))?)?)*"
+_PREFERENCE: Final = re.compile(rf"\s*({_WORD})(?:\s*=\s*({_WORD}|{_QUOTED}))?{_PARAMETERS}\s*(?:,|$)", re.ASCII)
+"""No blank could be taken by two parts of it: to try all ways to share out a few would take for ever."""
 _SECONDS: Final = re.compile(r'"?([0-9]{1,9})"?', re.ASCII)
 
 

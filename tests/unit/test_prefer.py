@@ -66,3 +66,6 @@ def test_any_text_gives_a_number_within_the_bounds_or_none(fields: list[str]) ->
 def test_no_text_takes_long() -> None:
     for field in ("a;" * 30_000, 'a="' + "\\" * 60_000, "a; " * 20_000 + "=", ";" * 60_000, "wait " * 12_000):
         assert wait_seconds([field]) is None
+    for repeated in (" ; ", ";  ", " ", "; a ", "; a = ", "; a = b ", '; a = "b" ', "a , ", "a ; , "):
+        for end in ("(", '"', "="):
+            assert wait_seconds(["a" + repeated * (30_000 // len(repeated)) + end]) is None
