@@ -80,7 +80,7 @@ def parse_retry_after(text: str, now: datetime) -> timedelta:
         return timedelta(seconds=int(text[:_MOST_DIGITS]))
     try:
         until = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a number in it may be of any length
         return _AT_ONCE
     return max(_AT_ONCE, (until if until.tzinfo else until.replace(tzinfo=UTC)) - now)
 

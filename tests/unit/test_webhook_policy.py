@@ -119,6 +119,9 @@ def test_a_message_that_lay_longer_than_a_day_is_tried_once() -> None:
         ("never", 0),
         ("Thu, 99 Jan 2026 12:01:30 GMT", 0),
         ("Thu, 01 Jan 99999 12:01:30 GMT", 0),
+        ("Thu, 01 Jan 99999999999 12:01:30 GMT", 0),
+        ("Thu, 01 Jan 2026 99999999999999999999:01:30 GMT", 0),
+        ("Thu, 01 Jan 2026 12:01:30 +99999999999999999999", 0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: int) -> None:
