@@ -27,6 +27,7 @@ from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
 from app.ingest.intake import Intake
 from app.ingest.ledger import Ledger
+from app.ingest.pump import Pump
 from app.ingest.running_digests import RunningDigest, RunningDigests
 from app.ingest.uninterrupted import to_its_end
 from app.ingest.writers import Writer
@@ -38,6 +39,8 @@ SYNC_SECONDS: Final = 5.0
 """What comes slowly is synced after this time."""
 ROW_SECONDS: Final = 1.0
 """The row follows the syncs at most this often, and at the end."""
+_FIRST_BYTES: Final = STEP_BYTES // 4
+"""So much is written at once where the disk has nothing to do."""
 _CATCH_UP_BYTES: Final = 32 * STEP_BYTES
 
 
@@ -84,6 +87,7 @@ class Piece:
         self._object = taken
         self._digest: RunningDigest = digests.take(known.upload.object_id, self._offset)
         self._digest_before: Final = self._digest.copy()
+        self._pump: Final = Pump(self._work, budget)
         self._catching_up: asyncio.Task[None] | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -123,7 +127,9 @@ class Piece:
             await asyncio.wait([self._catching_up])
             if not self._catching_up.cancelled():
                 self._catching_up.exception()  # whoever needed it has asked
-        self._drop_pending()
+        self._budget.give(self._pending_bytes)
+        self._pending, self._pending_bytes = [], 0
+        await self._pump.end()
         if self._object is None:
             return
         await asyncio.to_thread(self._object.close if self._named else self._object.discard)
@@ -131,13 +137,9 @@ class Piece:
             ahead = self._digest.position > self.known.upload.received_bytes
             self._digests.keep(self._object.object_id, self._digest_before if ahead else self._digest)
 
-    def _drop_pending(self) -> None:
-        self._budget.give(self._pending_bytes)
-        self._pending, self._pending_bytes = [], 0
-
     @property
     def _written(self) -> int:
-        """Bytes of the upload that are written, synced or not."""
+        """Bytes of the upload that are written, synced or not; good once the pump is drained."""
         return self._object.size_bytes if self._object else self._offset
 
     async def _begin_to_catch_up(self) -> None:
@@ -165,7 +167,8 @@ class Piece:
                 try:
                     while (chunks := await self._step(intake, stopped)) is not None:
                         self._gather(chunks)
-                        if (self._pending_bytes >= STEP_BYTES and not self._small) or not chunks:
+                        enough = STEP_BYTES if self._pump.busy else _FIRST_BYTES
+                        if (self._pending_bytes >= enough and not self._small) or not chunks:
                             await to_its_end(self._write())
                         await to_its_end(self._sync_in_time())
                 except BaseException:
@@ -192,22 +195,21 @@ class Piece:
         self._pending_bytes += sum(map(len, chunks))
 
     async def _write(self) -> None:
-        """Write and hash what is pending. Raises StorageFullError or StorageUnavailableError."""
+        """Have what is pending written and hashed. Raises StorageFullError or StorageUnavailableError, now or later."""
         if not self._pending:
             return
-        try:
-            if self._object is None:
-                self._object = await asyncio.to_thread(self._store.create, self._new_id(), big=True)
-            await asyncio.to_thread(self._work, self._object, self._pending)
-            self._unsynced += self._pending_bytes
-        finally:
-            self._drop_pending()
+        if self._object is None:
+            self._object = await asyncio.to_thread(self._store.create, self._new_id(), big=True)
+        await self._pump.give(self._pending)
+        self._unsynced += self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
 
-    def _work(self, target: ObjectWriter, pieces: Sequence[bytes]) -> None:
-        in_step = self._digest.position == target.size_bytes
+    def _work(self, pieces: Sequence[bytes]) -> None:
+        assert self._object is not None
+        in_step = self._digest.position == self._object.size_bytes
         hashing = self._threads.submit(self._hash, pieces, in_step=in_step)
         try:
-            target.write(pieces)
+            self._object.write(pieces)
         finally:
             hashing.result()
 
@@ -233,6 +235,7 @@ class Piece:
 
     async def _sync(self) -> None:
         assert self._object is not None
+        await self._pump.drain()
         await asyncio.to_thread(self._object.sync)
         self._unsynced = 0
         self._synced_at = self._monotonic()
@@ -254,6 +257,7 @@ class Piece:
         """End a piece that came to its end."""
         if self._checks:
             await self._write()
+            await self._pump.drain()
         for check in self._checks:
             await asyncio.to_thread(check.verify)
         await self._settle()
@@ -264,6 +268,7 @@ class Piece:
             await self._submit()
             return
         await self._write()
+        await self._pump.drain()
         if self._written == upload.size_bytes:
             await self._complete()
         elif self._written > upload.received_bytes:

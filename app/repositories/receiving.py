@@ -89,6 +89,32 @@ WRITE: Final[LiteralString] = """
 """
 """A file that was refused as it came was never declared: it expires from the moment it is to be sent again."""
 
+MOVE: Final[LiteralString] = """
+    WITH batch AS (
+        SELECT id, version FROM upload_batches WHERE id = $1 AND status IS NOT DISTINCT FROM 'processing'
+        FOR NO KEY UPDATE
+    ), moved AS (
+        UPDATE uploads u SET
+            received_bytes = $2, object_id = $3, object_offset = 0, batch_version = batch.version + 1, updated_at = $4
+        FROM batch
+        WHERE u.id = $5 AND (u.batch_id, u.status, u.received_bytes, u.object_id, u.size_bytes)
+            IS NOT DISTINCT FROM ($1, 'receiving', $6, $7, $8)
+        RETURNING u.batch_id, u.batch_version
+    ), recorded AS (
+        INSERT INTO objects (id, size_bytes) SELECT $3, $2 FROM moved
+        ON CONFLICT (id) DO UPDATE SET size_bytes = greatest(objects.size_bytes, excluded.size_bytes)
+    ), saved AS (
+        UPDATE upload_batches b SET
+            received_bytes = b.received_bytes + $2 - $6, version = moved.batch_version, updated_at = $4
+        FROM moved WHERE b.id = moved.batch_id
+        RETURNING b.id, b.version
+    )
+    SELECT version, pg_notify('boatload_batches', id::text || ' ' || version::text) FROM saved
+"""
+"""Each step reads the one before: the batch is locked before the upload, and where the upload is not as it was nothing
+happens. The row that is saved is the one that was locked, however old this statement's snapshot was by then. What is
+compared by IS NOT DISTINCT FROM leads no planner to the indexes of states."""
+
 ASK: Final[LiteralString] = "UPDATE uploads SET takeover = $2 WHERE id = $1"
 
 WATCH: Final[LiteralString] = """
@@ -213,6 +239,25 @@ class ReceivingUploads:
             [upload.updated_at for upload in uploads],
             [upload.completed_at for upload in uploads],
         )
+
+    async def move(self, before: Upload, received: int, object_id: UUID, *, now: datetime) -> int | None:
+        """Move an upload that is `receiving` on to its new durable bytes, and its batch along, in one statement.
+
+        Return the batch's new version; None, and nothing changed, where the upload is not as `before`, or in no batch
+        that is `processing`.
+        """
+        version: int | None = await self._connection.fetchval(
+            MOVE,
+            before.batch_id,
+            received,
+            object_id,
+            now,
+            before.id,
+            before.received_bytes,
+            before.object_id,
+            before.size_bytes,
+        )
+        return version
 
     async def ask(self, upload_id: UUID, takeover: UUID) -> None:
         """Leave word for the upload's writer, wherever it is, that somebody waits."""

@@ -1,5 +1,6 @@
 """What is written comes back, field by field, however odd."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from app.domain.ids import new_id
 from app.domain.upload import Attempt, Refusal, Upload, UploadStatus
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.repositories.work import Finished
+from tests.support.resuming import entry
 from tests.support.services import OWNER, STRANGER
 
 NOW: Final = datetime(2026, 2, 28, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -246,3 +248,49 @@ async def test_pages_of_batches_are_newest_first_without_gap_or_repeat(database:
     completed = {made[number].id for number in (3, 4, 11)}
     assert await pages(database, BatchStatus.COMPLETED) == [one for one in newest_first if one in completed]
     assert await pages(database, BatchStatus.CANCELLED) == []
+
+
+async def test_a_receiving_upload_moves_on_from_the_batch_as_it_is_when_its_lock_comes(database: Database) -> None:
+    async with unit_of_work(database) as uow:
+        batch = await opened(uow)
+        receiving = upload(batch.id, size_bytes=100)
+        await uow.receiving.insert(
+            [receiving], [entry("a", 100)], user_id=OWNER, batch_id=batch.id, version=2, now=NOW, expires_at=None
+        )
+        batch = advance(batch, Tally(receiving=1, total_bytes=100), now=NOW)
+        await uow.batches.save([batch])
+    object_id = new_id()
+
+    async def move(known: Upload, received: int) -> int | None:
+        async with reading(database) as uow:
+            return await uow.receiving.move(known, received, object_id, now=LATER)
+
+    async with unit_of_work(database) as uow:
+        await uow.batches.lock([batch.id])
+        moving = asyncio.create_task(move(receiving, 40))
+        await asyncio.wait_for(waits_for_a_lock(uow), 20)
+        await uow.batches.save([advance(batch, Tally(received_bytes=7), now=NOW)])
+    assert await moving == batch.version + 2
+    async with reading(database) as uow:
+        assert await uow.batches.find(batch.id, OWNER) == replace(
+            batch, version=batch.version + 2, received_bytes=47, updated_at=LATER
+        )
+        moved = await uow.uploads.find(receiving.id, OWNER)
+        assert moved == receiving._replace(
+            received_bytes=40, object_id=object_id, object_offset=0, batch_version=batch.version + 2, updated_at=LATER
+        )
+    assert await move(receiving, 50) is None, "it is not as it was"
+    assert await move(moved._replace(object_id=new_id()), 50) is None, "another writer is at another object"
+    assert await move(moved, 100) == batch.version + 3
+    async with unit_of_work(database) as uow:
+        (now,) = (await uow.batches.lock([batch.id])).values()
+        assert now.received_bytes == 107
+        await uow.batches.save([replace(now, status=BatchStatus.CANCELLED, completed_at=LATER, version=9)])
+    assert await move(moved._replace(received_bytes=100), 100) is None, "the batch is cancelled"
+    async with reading(database) as uow:
+        assert (await uow.batches.list_by_ids([batch.id]))[0].version == 9
+
+
+async def waits_for_a_lock(uow: UnitOfWork) -> None:
+    while not await uow.connection.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"):
+        await asyncio.sleep(0.005)

@@ -232,6 +232,12 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_uploads_batch_ref"},
         10,
     ),
+    "move an upload on": (
+        receiving.MOVE,
+        (BIG, 200, uid(1, 3), NOW, uid(2, 89_999), 100, uid(1, 3), None),
+        {"uploads_pkey", "upload_batches_pkey"},
+        20,
+    ),
     "watch writers": (receiving.WATCH, (PENDING,), {"uploads_pkey"}, 250),
     "nothing has expired": (receiving.EXPIRED, (NOW, 1000), {"idx_uploads_expiring"}, 10),
     "hold objects": (objects.HOLD, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
