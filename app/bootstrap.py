@@ -16,6 +16,7 @@ import structlog
 from app.auth.access import Access
 from app.db.listen import Listener
 from app.db.pool import Database
+from app.domain.guards import Guards
 from app.domain.ids import new_id, utc_now
 from app.domain.limits import ImageLimits, Limits
 from app.domain.retry import RetryPolicy
@@ -135,7 +136,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         hashers = stack.enter_context(ThreadPoolExecutor(_HASHERS, thread_name_prefix="hash-single"))
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=new_id)
         stack.callback(receiver.close)
-        uploads = UploadService(database, store, clock=utc_now)
+        uploads = UploadService(database, store, clock=utc_now, guards=guards_of(settings))
         resumable = Resumable(
             store=store,
             ledger=Ledger(database, clock=utc_now),
@@ -221,8 +222,14 @@ def orders_of(settings: Settings) -> Orders:
         seconds=settings.processor_seconds,
         memory_bytes=settings.processor_memory_bytes,
         image=ImageLimits(settings.image_max_pixels, settings.thumbnail_pixels),
+        guards=guards_of(settings),
         log_level=settings.log_level,
     )
+
+
+def guards_of(settings: Settings) -> Guards:
+    """Return what every file must pass."""
+    return Guards(settings.clamd, settings.allowed_types)
 
 
 def _cpus() -> int:

@@ -15,6 +15,8 @@ MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 DAY: Final = 24 * 3600
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s,*]+")
+_SOCKET: Final = re.compile(r"/.+|(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
+_MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]*/(?:\*|[a-z0-9][a-z0-9!#$&^_.+-]*)")
 
 
 class SettingsError(Exception):
@@ -64,6 +66,19 @@ def _origins(origins: tuple[str, ...]) -> tuple[str, ...]:
         if origin != "*" and not _ORIGIN.fullmatch(origin):
             raise ValueError(f"{origin!r} is not an origin such as https://app.example.org, nor *")
     return origins
+
+
+def _socket_address(address: str) -> str:
+    if not _SOCKET.fullmatch(address):
+        raise ValueError("must be host:port, or the absolute path of a socket")
+    return address
+
+
+def _media_types(types: tuple[str, ...]) -> tuple[str, ...]:
+    for media_type in types:
+        if not _MEDIA_TYPE.fullmatch(media_type):
+            raise ValueError(f"{media_type!r} is not a media type such as image/png or image/*, in lower case")
+    return types
 
 
 def _http_url(url: str) -> str:
@@ -155,6 +170,17 @@ class Settings(BaseSettings):
         AfterValidator(_once_each),
         Field(description="What looks into files, in this order, where a batch has not chosen; by commas."),
     ] = ("inspect", "image")
+    clamd: Annotated[
+        Annotated[str, AfterValidator(_socket_address)] | None,
+        Field(description="Where clamd listens, host:port or /path: every file is scanned. None by default."),
+    ] = None
+    allowed_types: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_split),
+        AfterValidator(_media_types),
+        Field(description="Types by content that are let in, as image/png,image/*; all by default."),
+    ] = ()
     processor_processes: Annotated[
         int | None, Field(ge=1, le=1024, description="Processes that look into files; without it, one a CPU.")
     ] = None

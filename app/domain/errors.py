@@ -224,6 +224,24 @@ class ContentUnavailableError(BoatloadError):
     code = "content-unavailable"
 
 
+class ContentWithheldError(BoatloadError):
+    """The bytes are there and not handed out: they were found harmful, or have not been looked at."""
+
+    code = "content-withheld"
+
+
+class InfectedError(BoatloadError):
+    """The virus scanner found something in a file."""
+
+    code = "infected"
+
+
+class TypeNotAllowedError(BoatloadError):
+    """A file whose content is of a type that the operator has not allowed."""
+
+    code = "type-not-allowed"
+
+
 class UnsupportedMediaTypeError(BoatloadError):
     """A body, or a part, in a form that this route does not take."""
 

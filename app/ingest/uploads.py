@@ -8,7 +8,8 @@ from uuid import UUID
 
 from app.db.pool import Database
 from app.domain.batch import advance, tally
-from app.domain.errors import ContentUnavailableError, NotFoundError, NoThumbnailError
+from app.domain.errors import ContentUnavailableError, ContentWithheldError, NotFoundError, NoThumbnailError
+from app.domain.guards import Guards
 from app.domain.ids import Clock
 from app.domain.upload import Attempt, Upload, UploadStatus
 from app.repositories.unit_of_work import reading, unit_of_work
@@ -60,7 +61,8 @@ class Thumbnail:
 class UploadService:
     """All methods are by owner: another's upload is NotFoundError. All may raise DatabaseUnavailableError."""
 
-    def __init__(self, database: Database, store: Store, *, clock: Clock) -> None:
+    def __init__(self, database: Database, store: Store, *, clock: Clock, guards: Guards) -> None:
+        self._guards: Final = guards
         self._database: Final = database
         self._store: Final = store
         self._clock: Final = clock
@@ -106,11 +108,14 @@ class UploadService:
     async def open_content(self, owner: UUID, upload_id: UUID) -> Content:
         """Return the bytes of an upload, opened; the caller closes them.
 
-        Raises ContentUnavailableError where they were never taken, StorageUnavailableError.
+        Raises ContentUnavailableError where they were never taken, ContentWithheldError where a guard has found them
+        harmful or has not looked at them yet, StorageUnavailableError.
         """
         upload = await self.get(owner, upload_id)
         if upload.object_id is None or upload.object_offset is None or upload.sha256 is None:
             raise ContentUnavailableError("The bytes of this upload were never taken.")
+        if self._guards.withholds(upload):
+            raise ContentWithheldError("The bytes are not handed out: they were found harmful, or not looked at yet.")
         reader = await asyncio.to_thread(self._store.open, upload.object_id)
         return Content(upload.filename, upload.received_bytes, upload.sha256, reader, upload.object_offset)
 

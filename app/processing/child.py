@@ -18,6 +18,7 @@ from app import logs
 from app.domain.errors import ProcessorFailedError, StorageUnavailableError, UnknownProcessorError
 from app.processing import registry
 from app.processing.confinement import confine, limit_cpu, take_channel
+from app.processing.guarding import make_guards
 from app.processing.processor import Facts, FinalError, ProcessingError, Processor, Result
 from app.processing.protocol import LOST, OUT_OF_MEMORY, READY, Orders, Task, answer_line
 from app.processing.stored_file import BUFFER_BYTES, StoredFile
@@ -33,7 +34,8 @@ class Workbench:
     def __init__(self, store: Store, orders: Orders) -> None:
         self._store: Final = store
         self._orders: Final = orders
-        self._processors: Final[dict[str, Processor]] = {}
+        self._guards: Final = make_guards(orders.guards, seconds=orders.seconds)
+        self._processors: Final[dict[str, Processor]] = dict(self._guards)
         self._open: tuple[UUID, ObjectReader] | None = None
 
     def load(self) -> None:
@@ -60,7 +62,7 @@ class Workbench:
         name = ""
         try:
             with io.BufferedReader(raw, BUFFER_BYTES) as file:
-                for name in chosen:
+                for name in (*self._guards, *chosen):
                     processor = self._processor(name)
                     if processor.wants(facts):
                         file.seek(0)
@@ -73,6 +75,7 @@ class Workbench:
             code, detail, passing = UnknownProcessorError.code, str(error), True
         except ProcessingError as error:
             code, detail, passing = error.code, error.detail, not isinstance(error, FinalError)
+            facts = _added(facts, name, Result(metadata=error.metadata))
         except Exception as error:  # whatever else a processor raises may pass
             if not raw.lost:
                 log.warning("processor failed", processor=name, upload_id=str(facts.upload_id), exc_info=True)

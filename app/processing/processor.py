@@ -48,15 +48,17 @@ class Result:
 
 
 class ProcessingError(Exception):
-    """Base of the two errors that a processor may raise. Nothing of what it found is kept.
+    """Base of the two errors that a processor may raise.
 
-    `code` is a slug that names the kind for ever, like `archive-encrypted`; `detail` is one sentence for people.
+    `code` is a slug that names the kind for ever, like `archive-encrypted`; `detail` is one sentence for people,
+    `metadata` what is kept for programs, as that of a `Result`.
     """
 
-    def __init__(self, code: str, detail: str) -> None:
+    def __init__(self, code: str, detail: str, metadata: Mapping[str, object] | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.metadata = metadata or {}
 
 
 class FinalError(ProcessingError):

@@ -8,11 +8,12 @@ import base64
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
 from app.domain.errors import ProcessorFailedError, ProcessorOutOfMemoryError
+from app.domain.guards import Guards
 from app.domain.limits import ImageLimits
 from app.domain.upload import Refusal, Upload
 from app.processing.outcome import Found, Outcome
@@ -43,6 +44,7 @@ class Orders:
     memory_bytes: int
     """How much address space the child may have."""
     image: ImageLimits
+    guards: Guards = field(default_factory=Guards)
     log_level: str = "info"
 
     def to_json(self) -> str:
@@ -53,7 +55,14 @@ class Orders:
     def from_json(cls, text: str) -> "Orders":
         """Read what `to_json` made."""
         fields = json.loads(text)
-        return cls(**fields | {"processors": tuple(fields["processors"]), "image": ImageLimits(**fields["image"])})
+        return cls(
+            **fields
+            | {
+                "processors": tuple(fields["processors"]),
+                "image": ImageLimits(**fields["image"]),
+                "guards": Guards(fields["guards"]["scanner"], tuple(fields["guards"]["types"])),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)

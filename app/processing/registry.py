@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 from app.domain.limits import ImageLimits
+from app.processing import guarding
 from app.processing.processor import Processor
 
 GROUP: Final = "boatload.processors"
@@ -28,6 +29,8 @@ def available() -> dict[str, EntryPoint]:
     """
     found = {name: EntryPoint(name, value, GROUP) for name, value in BUILT_IN.items()}
     for entry in entry_points(group=GROUP):
+        if entry.name in guarding.NAMES:
+            raise ProcessorsError(f"The processor {entry.value} is called {entry.name!r}, which is a guard of our own.")
         known = found.setdefault(entry.name, entry)
         if known.value != entry.value:
             raise ProcessorsError(

@@ -16,6 +16,7 @@ import asyncpg
 from app.api.multipart import MultipartBody
 from app.db.pool import Database
 from app.domain.batch import Batch
+from app.domain.guards import Guards
 from app.domain.ids import Clock, Ids, new_id, utc_now
 from app.domain.limits import ImageLimits, Limits
 from app.domain.retry import RetryPolicy
@@ -219,7 +220,7 @@ async def serving(
         own = Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
         thumbnails = Thumbnails(PackWriter(store, pack_bytes=pack_bytes, new_id=ids))
         hashers = ThreadPoolExecutor(2)
-        uploads = UploadService(database, store, clock=clock)
+        uploads = UploadService(database, store, clock=clock, guards=Guards())
         resumable = Resumable(
             store=store,
             ledger=Ledger(database, clock=clock),

@@ -36,12 +36,12 @@ _BINARY: Final = {
     "/v1/uploads/{upload_id}/content",
     name="head_content",
     response_class=Response,
-    responses=responses(404, 416, also=NOT_MODIFIED),
+    responses=responses(403, 404, 416, also=NOT_MODIFIED),
 )
 @router.get(
     "/v1/uploads/{upload_id}/content",
     response_class=Response,
-    responses=responses(404, 416, also=NOT_MODIFIED | {200: _BINARY, 206: _BINARY}),
+    responses=responses(403, 404, 416, also=NOT_MODIFIED | {200: _BINARY, 206: _BINARY}),
 )
 async def read_content(ctx: Ctx, upload_id: UploadId, request: Request) -> Response:
     """Get the bytes back, all or one range of them."""
