@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails, to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from app.domain import errors, request_errors
+from app.domain import errors, processing_errors, request_errors
 from app.domain.errors import BoatloadError
 
 log: Final = structlog.get_logger("boatload.http")
@@ -54,9 +54,9 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.InvalidEventIdError: (422, "Invalid event id"),
     errors.RangeNotSatisfiableError: (416, "Range not satisfiable"),
     errors.ContentUnavailableError: (404, "No content"),
-    errors.ContentWithheldError: (403, "Content withheld"),
-    errors.InfectedError: (422, "Infected"),
-    errors.TypeNotAllowedError: (415, "Type not allowed"),
+    processing_errors.ContentWithheldError: (403, "Content withheld"),
+    processing_errors.InfectedError: (422, "Infected"),
+    processing_errors.TypeNotAllowedError: (415, "Type not allowed"),
     errors.UnsupportedMediaTypeError: (415, "Unsupported media type"),
     errors.MalformedMultipartError: (400, "Malformed multipart body"),
     errors.TruncatedMultipartError: (400, "Truncated multipart body"),
@@ -68,15 +68,15 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.InvalidFilenameError: (422, "Invalid file name"),
     errors.FileTooLargeError: (413, "File too large"),
     errors.NoThumbnailError: (404, "No thumbnail"),
-    errors.UnknownProcessorError: (422, "Unknown processor"),
-    errors.ProcessorCrashedError: (422, "Processing crashed"),
-    errors.ProcessorTimeoutError: (422, "Processing took too long"),
-    errors.ProcessorOutOfMemoryError: (422, "Processing took too much memory"),
-    errors.ProcessorFailedError: (422, "Processing failed"),
-    errors.ImageTooLargeError: (422, "Image too large"),
-    errors.ImageUnreadableError: (422, "Image unreadable"),
-    errors.WorkerLostError: (500, "Worker lost"),
-    errors.AttemptsExhaustedError: (500, "Processing never ended"),
+    processing_errors.UnknownProcessorError: (422, "Unknown processor"),
+    processing_errors.ProcessorCrashedError: (422, "Processing crashed"),
+    processing_errors.ProcessorTimeoutError: (422, "Processing took too long"),
+    processing_errors.ProcessorOutOfMemoryError: (422, "Processing took too much memory"),
+    processing_errors.ProcessorFailedError: (422, "Processing failed"),
+    processing_errors.ImageTooLargeError: (422, "Image too large"),
+    processing_errors.ImageUnreadableError: (422, "Image unreadable"),
+    processing_errors.WorkerLostError: (500, "Worker lost"),
+    processing_errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.InvalidWebhookUrlError: (422, "Invalid webhook URL"),
     errors.WebhookLimitError: (409, "Too many webhooks"),
     errors.StorageFullError: (507, "Storage full"),
@@ -84,7 +84,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.DatabaseUnavailableError: (503, "Database unavailable"),
 }
 _BY_CODE: Final = {error.code: row for error, row in TABLE.items()}
-_OF_A_PROCESSOR: Final = TABLE[errors.ProcessorFailedError]
+_OF_A_PROCESSOR: Final = TABLE[processing_errors.ProcessorFailedError]
 _RETRY_AFTER_SECONDS: Final = "2"
 
 

@@ -8,12 +8,7 @@ from fastapi import Request
 
 from app.api.digests import sha256_in
 from app.api.multipart import media_type
-from app.domain.errors import (
-    ContentRangeError,
-    DigestMismatchError,
-    InvalidOffsetError,
-    UnsupportedMediaTypeError,
-)
+from app.domain.errors import ContentRangeError, DigestMismatchError, InvalidOffsetError, UnsupportedMediaTypeError
 from app.ingest.single import Body
 
 _OFFSET: Final = re.compile(r"[0-9]{1,19}")

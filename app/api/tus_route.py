@@ -9,12 +9,7 @@ from fastapi.routing import APIRoute
 
 from app.api.problems import answer, of_error
 from app.api.tus_headers import VERSION
-from app.domain.errors import (
-    BoatloadError,
-    ChecksumMismatchError,
-    SizeConflictError,
-    UnsupportedTusVersionError,
-)
+from app.domain.errors import BoatloadError, ChecksumMismatchError, SizeConflictError, UnsupportedTusVersionError
 
 CHECKSUM_MISMATCH: Final = 460
 _STATUSES: Final[dict[type[BoatloadError], int]] = {

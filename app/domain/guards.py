@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from app.domain.errors import InfectedError, TypeNotAllowedError
+from app.domain.processing_errors import InfectedError, TypeNotAllowedError
 from app.domain.upload import Upload, UploadStatus
 
 SCANNER: Final = "clamd"

@@ -18,9 +18,10 @@ from app.domain.batch import (
     new_batch,
     retry,
 )
-from app.domain.errors import BatchClosedError, NotFoundError, UnknownProcessorError
+from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
+from app.domain.processing_errors import UnknownProcessorError
 from app.domain.webhook_url import parse_webhook_url
 from app.jobs import queue
 from app.repositories.unit_of_work import reading, unit_of_work

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from app.db.pool import Database
 from app.domain.batch import advance, tally
-from app.domain.errors import ContentUnavailableError, ContentWithheldError, NotFoundError, NoThumbnailError
+from app.domain.errors import ContentUnavailableError, NotFoundError, NoThumbnailError
 from app.domain.guards import Guards
 from app.domain.ids import Clock
+from app.domain.processing_errors import ContentWithheldError
 from app.domain.upload import Attempt, Upload, UploadStatus
 from app.repositories.unit_of_work import reading, unit_of_work
 from app.storage.base import ObjectReader, Store

@@ -15,7 +15,8 @@ from uuid import UUID
 import structlog
 
 from app import logs
-from app.domain.errors import ProcessorFailedError, StorageUnavailableError, UnknownProcessorError
+from app.domain.errors import StorageUnavailableError
+from app.domain.processing_errors import ProcessorFailedError, UnknownProcessorError
 from app.processing import registry
 from app.processing.confinement import confine, limit_cpu, take_channel
 from app.processing.guarding import make_guards

@@ -4,7 +4,7 @@ import re
 import socket
 from typing import BinaryIO, Final
 
-from app.domain.errors import InfectedError
+from app.domain.processing_errors import InfectedError
 from app.processing.processor import Facts, FinalError, PassingError, Result
 
 _CHUNK_BYTES: Final = 256 * 1024

@@ -2,8 +2,8 @@
 
 from typing import BinaryIO, Final
 
-from app.domain.errors import TypeNotAllowedError
 from app.domain.guards import SCANNER, Guards
+from app.domain.processing_errors import TypeNotAllowedError
 from app.processing.clamd import Clamd
 from app.processing.inspect import HEAD_BYTES, detect_type
 from app.processing.processor import Facts, FinalError, Processor, Result

@@ -11,8 +11,9 @@ from typing import BinaryIO, Final
 
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
 
-from app.domain.errors import ImageTooLargeError, ImageUnreadableError, StorageUnavailableError
+from app.domain.errors import StorageUnavailableError
 from app.domain.limits import ImageLimits
+from app.domain.processing_errors import ImageTooLargeError, ImageUnreadableError
 from app.processing.processor import Facts, FinalError, ProcessingError, Result
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "AVIF")

@@ -16,15 +16,9 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, Tally, advance
-from app.domain.errors import (
-    AttemptsExhaustedError,
-    DatabaseUnavailableError,
-    ProcessorFailedError,
-    StorageFullError,
-    StorageUnavailableError,
-    WorkerLostError,
-)
+from app.domain.errors import DatabaseUnavailableError, StorageFullError, StorageUnavailableError
 from app.domain.ids import Clock
+from app.domain.processing_errors import AttemptsExhaustedError, ProcessorFailedError, WorkerLostError
 from app.domain.retry import RetryPolicy
 from app.domain.upload import Placed, Refusal, Upload, UploadStatus
 from app.jobs import queue

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from app.domain.errors import ProcessorFailedError, ProcessorOutOfMemoryError
 from app.domain.guards import Guards
 from app.domain.limits import ImageLimits
+from app.domain.processing_errors import ProcessorFailedError, ProcessorOutOfMemoryError
 from app.domain.upload import Refusal, Upload
 from app.processing.outcome import Found, Outcome
 from app.processing.processor import Facts

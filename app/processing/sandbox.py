@@ -14,7 +14,8 @@ from uuid import UUID
 
 import structlog
 
-from app.domain.errors import BoatloadError, ProcessorCrashedError, ProcessorTimeoutError
+from app.domain.errors import BoatloadError
+from app.domain.processing_errors import ProcessorCrashedError, ProcessorTimeoutError
 from app.domain.upload import Refusal, Upload
 from app.processing.children import Child, ChildError, ChildTimeoutError
 from app.processing.choices import Choices

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from app.domain.batch import BatchStatus
-from app.domain.errors import NotFoundError, NoThumbnailError, StorageFullError, UnknownProcessorError
+from app.domain.errors import NotFoundError, NoThumbnailError, StorageFullError
+from app.domain.processing_errors import UnknownProcessorError
 from app.domain.upload import Upload, UploadStatus
 from app.storage.local import LocalStore
 from tests.support import plug_ins
