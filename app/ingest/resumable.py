@@ -132,11 +132,11 @@ class Resumable:
                 await piece.close()
             return piece.known.upload
 
-    async def terminate(self, owner: UUID, upload_id: UUID) -> None:
-        """Stop the upload's writer, and delete it; its bytes go with the next sweep. Raises as `settle` does."""
+    async def terminate(self, owner: UUID, upload_id: UUID, *, with_batch: bool = False) -> None:
+        """Stop the upload's writer, and delete it as UploadService.delete does. Raises as `settle` does."""
         await self._ledger.get(owner, upload_id)
         async with self._writers.take(upload_id):
-            await self._uploads.delete(owner, upload_id)
+            await self._uploads.delete(owner, upload_id, with_batch=with_batch)
 
     async def concatenate(self, owner: UUID, upload_id: UUID, parts: Sequence[UUID]) -> Upload:
         """Fill a declared upload with the bytes of whole parts, in that order; the parts stay as they are.

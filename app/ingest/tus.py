@@ -77,7 +77,7 @@ class TusUploads:
             await self._resumable.concatenate(owner, declared.upload.id, parts)
         except BoatloadError:
             if declared.fresh:
-                await self._resumable.terminate(owner, declared.upload.id)
+                await self._resumable.terminate(owner, declared.upload.id, with_batch=batch_id is None)
             raise
         return await self._resumable.look(owner, declared.upload.id)
 

@@ -129,14 +129,19 @@ class UploadService:
         tag = hashlib.sha256(place).hexdigest()[:32]
         return Thumbnail(tag, self._store, upload.thumbnail_object_id, upload.thumbnail_offset, upload.thumbnail_bytes)
 
-    async def delete(self, owner: UUID, upload_id: UUID) -> None:
-        """Delete an upload, and count it out of its batch; its bytes follow with the next sweep."""
+    async def delete(self, owner: UUID, upload_id: UUID, *, with_batch: bool = False) -> None:
+        """Delete an upload, and count it out of its batch; its bytes follow with the next sweep.
+
+        `with_batch`: the batch was opened for this upload alone, and goes with it as if it had never been.
+        """
         upload = await self.get(owner, upload_id)
         async with unit_of_work(self._database) as uow:
             batches = await uow.batches.lock([upload.batch_id] if upload.batch_id else [])
             deleted = await uow.uploads.delete(upload_id, owner)
             if deleted is None:
                 raise NotFoundError
-            if deleted.batch_id:
+            if deleted.batch_id and with_batch:
+                await uow.batches.delete(deleted.batch_id)
+            elif deleted.batch_id:
                 batch = advance(batches[deleted.batch_id], -tally([deleted]), now=self._clock())
                 await uow.batches.save([batch])

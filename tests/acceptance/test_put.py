@@ -60,25 +60,6 @@ def test_a_file_is_stored_and_then_compared(client: httpx.Client, size: int) -> 
     assert len(all_uploads(client, batch)) == 1
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_a_digest_that_does_not_match_stores_nothing(client: httpx.Client, size: int) -> None:
-    batch = opened(client)
-    for header in ("repr_digest", "content_digest"):
-        problem(put(client, batch, "x", pattern(size), **{header: digest(b"else")}), 422, "digest-mismatch")
-    assert all_uploads(client, batch) == []
-    assert put(client, batch, "x", pattern(size), repr_digest=digest(pattern(size))).status_code == 201
-
-
-@pytest.mark.parametrize(
-    "field", ["sha-256", "sha-256=abc", "sha-256=:abc:", "sha-256=:YWJj:", "sha-256=:****:", "SHA-256=:YWJj:", ",", ""]
-)
-@pytest.mark.parametrize("header", ["repr_digest", "content_digest"])
-def test_a_malformed_digest_is_400(client: httpx.Client, header: str, field: str) -> None:
-    batch = opened(client)
-    problem(put(client, batch, "x", b"x", **{header: field}), 400, "invalid-digest")
-    assert all_uploads(client, batch) == []
-
-
 def test_digests_of_other_kinds_are_passed_over(client: httpx.Client) -> None:
     batch = opened(client)
     both = f"sha-512=:{base64.b64encode(bytes(64)).decode()}:, {digest(b'x')}"

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from tests.support.rows import STATES
 from tests.support.server import Boatload
 from tests.support.services import WRONG_COUNTS
 
-SETTLE_SECONDS: Final = 15
+SETTLE_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.03
 _STORED: Final = frozenset({"file bytes", "object bytes", "objects", "received bytes"})
 _TOTALS: Final = f"""
@@ -60,17 +60,20 @@ def census(server: Boatload, until: Callable[[Census], bool] = lambda _: True) -
 
 
 @contextmanager
-def unchanged(server: Boatload, **more: int) -> Iterator[None]:
+def unchanged(server: Boatload, *, besides: Collection[str] = (), **more: int) -> Iterator[None]:
     """Say that the server holds behind the block what it held before it, but for `more`: `failed=1`, `batches=1`.
 
     Names are those of a Census, with underscores for spaces. Where more is `completed`, what lies in the store is not
-    compared; where anything is more, neither is how often batches changed. Counters equal the rows in any case.
+    compared; where anything is more, neither is how often batches changed; nor is what is named by `besides`. Counters
+    equal the rows in any case.
     """
     given = {name.replace("_", " "): number for name, number in more.items()}
     before = census(server)
     assert before["counted wrong"] == 0, "counters were wrong before"
     assert given.keys() <= before.keys(), f"a census has {sorted(before)}"
-    passed_over = ({"changes"} if given else set()) | (_STORED if "completed" in given else set())
+    passed_over = (
+        set(besides) | ({"changes"} if any(given.values()) else set()) | (_STORED if given.get("completed") else set())
+    )
     wanted = {name: count + given.get(name, 0) for name, count in before.items() if name not in passed_over}
     yield
     after = census(server, until=lambda found: wanted.items() <= found.items())

@@ -145,7 +145,8 @@ async def _first_bytes(
         )
     except (BoatloadError, ClientDisconnect):
         if fresh and known.upload.ref is None:
-            await ctx.services.resumable.terminate(ctx.owner, upload_id)
+            alone = creation.metadata.batch_id is None
+            await ctx.services.resumable.terminate(ctx.owner, upload_id, with_batch=alone)
         raise
     return replace(known, upload=upload)
 

@@ -1,20 +1,14 @@
-"""One server for the whole folder, with limits that a test can pass, and nothing of it left behind."""
+"""One server for the whole folder, with limits that a test can pass."""
 
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
+from tests.support.bad_inputs import LIMITS
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, serving
-
-MIB = 1 << 20
-LIMITS = {
-    "max_file_bytes": 3 * MIB,
-    "max_request_bytes": 6 * MIB,
-    "max_files_per_batch": 5,
-    "image_max_pixels": 1_000_000,
-}
+from tests.support.tus import Tus
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +21,8 @@ def server(postgres_servers: Servers) -> Iterator[Boatload]:
 def client(server: Boatload) -> Iterator[httpx.Client]:
     with server.client() as opened:
         yield opened
+
+
+@pytest.fixture
+def tus(client: httpx.Client) -> Tus:
+    return Tus(client)

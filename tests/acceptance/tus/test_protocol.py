@@ -1,45 +1,10 @@
 """What holds for every request and answer (tus 1.0.0, "Headers"): versions, and the method that was meant."""
 
-from uuid import uuid4
-
 import httpx
 import pytest
 
 from tests.support.tus import BODY, ENDPOINT, VERSION, Tus, refused
 from tests.support.wire import problem
-
-VERSIONS = [None, "", "0.2.2", "1.0", "1.0.1", "2.0.0", "1.0.0, 2.0.0"]
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_a_version_that_is_not_spoken_answers_412_and_does_nothing(
-    tus: Tus, client: httpx.Client, nothing_new: None, version: str | None
-) -> None:
-    headers = {"tus-resumable": version} if version is not None else {}
-    answer = client.post(ENDPOINT, headers=headers | {"upload-length": "5"})
-    assert refused(answer, 412, "unsupported-tus-version")
-    assert answer.headers["tus-version"] == "1.0.0"
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_an_upload_is_left_alone_by_whoever_speaks_another_version(
-    tus: Tus, client: httpx.Client, version: str | None
-) -> None:
-    url = tus.create(5)
-    headers = {"tus-resumable": version} if version is not None else {}
-    answer = client.patch(url, content=b"hello", headers=headers | BODY | {"upload-offset": "0"})
-    refused(answer, 412, "unsupported-tus-version")
-    assert answer.headers["tus-version"] == "1.0.0"
-    refused(client.delete(url, headers=headers), 412, "unsupported-tus-version")
-    head = client.head(url, headers=headers)
-    assert head.status_code == 412
-    assert head.headers["tus-version"] == "1.0.0"
-    assert tus.offset(url) == 0
-
-
-def test_the_version_is_looked_at_before_anything_else(client: httpx.Client) -> None:
-    answer = client.patch(f"{ENDPOINT}/{uuid4()}", content=b"x", headers={"upload-offset": "-1"})
-    refused(answer, 412, "unsupported-tus-version")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "QUERY"])
