@@ -22,8 +22,9 @@ check: $(VENV)/.dev  ## Lint, types, imports, formatting
 bench: $(VENV)/.dev  ## Measure against the peers, side by side; takes some minutes
 	$(BIN)/python benchmarks/run.py
 
-fuzz: $(VENV)/.fuzz  ## Try the API by its own document, 20,000 requests; takes some minutes
+fuzz: $(VENV)/.fuzz  ## 20,000 requests by the API's own document, then ten minutes of bodies for the multipart parser
 	$(BIN)/python -m tests.fuzz.http
+	$(BIN)/python -m tests.fuzz.parser
 
 openapi: $(VENV)/.dev  ## Write openapi.json anew
 	$(BIN)/boatload openapi > openapi.json

@@ -4,7 +4,7 @@ It ends with the first input that does, which is then a file `crash-…`, `timeo
 started in. With a folder CORPUS, what was found worth keeping is kept there, and begun with the next time.
 """
 
-import atexit
+import os
 import shutil
 import sys
 import tempfile
@@ -24,9 +24,12 @@ def escaped(word: bytes) -> str:
 
 
 def main(seconds: str = "600", corpus: str = "") -> None:
-    """Look for so long. Does not return: libFuzzer ends the process."""
+    """Look for so long, in a child: libFuzzer ends the process that it is in."""
     folder = Path(tempfile.mkdtemp(prefix="bl-fuzz-"))
-    atexit.register(shutil.rmtree, folder)
+    if child := os.fork():
+        status = os.waitpid(child, 0)[1]
+        shutil.rmtree(folder)
+        sys.exit(os.waitstatus_to_exitcode(status))
     store, hashers = LocalStore(folder / "objects"), ThreadPoolExecutor(1)
     store.prepare()
     seeds, words = folder / "seeds", folder / "dictionary"

@@ -64,7 +64,7 @@ async def read_content(ctx: Ctx, upload_id: UploadId, request: Request) -> Respo
             return Response(status_code=304, headers=headers)
         # Only GET has ranges (RFC 9110 §14.2).
         if request.method == "GET" and request.headers.get("if-range", etag) == etag:
-            span = parse_range(request.headers.get("range"), size)
+            span = parse_range(", ".join(request.headers.getlist("range")), size)
             if span:
                 start, end, status = *span, 206
                 headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
@@ -78,13 +78,13 @@ async def read_content(ctx: Ctx, upload_id: UploadId, request: Request) -> Respo
     return StreamingResponse(_stream(content, start, end), status, headers)
 
 
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
     """Return the one range asked for as [start, end), or None where the whole is to be sent.
 
     The whole goes to those who ask for none, for several, or in a form that is not understood (RFC 9110 §14.2). Raises
     RangeNotSatisfiableError where nothing of the range is there.
     """
-    match = _RANGE.fullmatch(header.strip()) if header else None
+    match = _RANGE.fullmatch(header.strip())
     if not match or match[0] == "bytes=-":
         return None
     first, last = match[1], match[2]
