@@ -5,6 +5,7 @@ links. Each answer must be one that the document names, and nothing may be read 
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.support.credentials import make_key
 from tests.support.postgres import Servers
 from tests.support.server import ROOT, serving
 
@@ -31,8 +33,11 @@ class Round:
     """What was wrong with the answers, for people; empty where nothing was."""
 
 
-def play(url: str, *, examples: int, how: list[str]) -> Round:
-    """Make up to so many requests to each operation, and some sequences of them. `how` is `--seed N` or the like."""
+def play(url: str, key: str, *, examples: int, how: list[str]) -> Round:
+    """Make up to so many requests to each operation, and some sequences of them. `how` is `--seed N` or the like.
+
+    The API key opens all doors; some requests are made again without it, and must be refused.
+    """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [
@@ -40,7 +45,15 @@ def play(url: str, *, examples: int, how: list[str]) -> Round:
             *("run", str(ROOT / "openapi.json"), "--url", url, "--no-color", *how),
             *("--max-examples", str(examples), "--report-json-path", str(report)),
         ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_ROUND_SECONDS, check=False)
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"API_KEY": key},
+            capture_output=True,
+            text=True,
+            timeout=_ROUND_SECONDS,
+            check=False,
+        )
         counts = json.loads(report.read_text())["test_cases"] if report.exists() else {"generated": 0}
     return Round(counts["generated"], done.stdout + done.stderr if done.returncode else "")
 
@@ -49,9 +62,11 @@ def main(cases: int = 20_000, seed: int = int(time.time())) -> int:
     """Play rounds, each with the next seed, until there were so many cases, or a fault."""
     servers, made = Servers(), 0
     try:
-        with serving(database_url=servers.get("18").create_migrated()) as server:
+        database = servers.get("18").create_migrated()
+        key = make_key(database)
+        with serving(database_url=database) as server:
             while made < cases:
-                played = play(server.url, examples=_EXAMPLES, how=["--seed", str(seed)])
+                played = play(server.url, key, examples=_EXAMPLES, how=["--seed", str(seed)])
                 made += played.cases
                 sys.stdout.write(f"{played.faults}\n{made} cases, the last with seed {seed}\n")
                 sys.stdout.flush()
