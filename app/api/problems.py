@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import structlog
 from fastapi import FastAPI, Request, Response
@@ -155,10 +155,16 @@ def answer_error(error: BoatloadError, **headers: str) -> Response:
 
 async def _validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError | ValidationError)
-    faults = [{"where": _where(fault), "message": str(fault["msg"])} for fault in error.errors()]
+    faults = [{"where": _where(fault), "message": str(fault["msg"])} for fault in _faults(error)]
     detail = "; ".join(f"{fault['where']}: {fault['message']}" for fault in faults[:5])
     problem = Problem(type=_PREFIX + "invalid-request", title="Invalid request", status=422, detail=detail)
     return answer(problem.model_copy(update={"errors": faults[:100]}))
+
+
+def _faults(error: RequestValidationError | ValidationError) -> Sequence[Any]:
+    if isinstance(error, ValidationError):  # without copies of what was sent, once for each of thousands of faults
+        return error.errors(include_url=False, include_context=False, include_input=False)
+    return error.errors()
 
 
 def _of_http(error: HTTPException, headers: Mapping[str, str]) -> Response:

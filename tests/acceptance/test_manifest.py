@@ -153,6 +153,13 @@ def test_a_body_past_the_limit_is_413(client: httpx.Client) -> None:
     problem(answer, 413, "request-too-large")
 
 
+@pytest.mark.parametrize("start", [b'{"entries":[{', b"{"])
+def test_a_body_of_a_million_values_is_413(client: httpx.Client, start: bytes) -> None:
+    body = start + b",".join(b'"%x":0' % number for number in range(1_000_000))
+    answer = client.post(f"{opened(client)}/manifest", content=body, headers={"content-type": "application/json"})
+    problem(answer, 413, "request-too-large")
+
+
 def test_limits_hold_for_what_is_declared(client: httpx.Client) -> None:
     batch = opened(client, expected_uploads=2)
     problem(declare(client, batch, [entry(ref, b"") for ref in "abc"]), 409, "more-than-expected")
