@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 
 from app.domain.errors import (
     FieldTooLargeError,
@@ -29,6 +29,12 @@ _MAX_HEADER_BYTES: Final = 4096
 _MAX_PADDING: Final = 64
 _MUCH_PADDING: Final = re.compile(rb"[ \t]{%d}" % (_MAX_PADDING + 1))
 _USUAL: Final = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?')
+_USUAL_HEAD: Final = re.compile(
+    rb'Content-Disposition: form-data; name="[^"\\\r\n]{0,1000}"; filename="([^"\\\r\n]{0,1000})"\r\n'
+    rb"(?:Content-Type: ([\x21-\x7e][\x20-\x7e]{0,1000})\r\n)?\r\n"
+)
+_NEAR_BYTES: Final = 32 * 1024
+"""How far to look for the end of a part behind which small ones may follow."""
 _KIND: Final = re.compile(rb"[ \t]*([^ \t;]*)")
 _PARAMETER: Final = re.compile(rb'[ \t]*;[ \t]*([^\s=;"]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*"|[^\s;"]*)', re.DOTALL)
 _PLAIN_ENCODINGS: Final = frozenset({b"7bit", b"8bit", b"binary"})
@@ -105,6 +111,37 @@ class MultipartBody:
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises whatever is wrong with them; nothing may be fed after that."""
+        start = 0
+        while start < len(data):
+            # The library takes longer over a head and its delimiter than all else takes over a small file.
+            if self._parser.state is MultipartState.HEADER_FIELD_START and not self._headers:
+                start = self._take_whole(data, start)
+                self._tail = b""
+            line = data.find(self._delimiter + b"\r\n", start, start + _NEAR_BYTES)
+            end = line + len(self._delimiter) + 2 if line >= 0 else len(data)
+            self._parse(data[start:end])
+            start = end
+
+    def _take_whole(self, data: bytes, start: int) -> int:
+        """Take the files that are there to the end of their delimiter, and whose heads are as clients write them.
+
+        `start` is behind a delimiter, as the parser is, and so is what this returns: the parser never sees what is
+        between them, and could not tell.
+        """
+        while head := _USUAL_HEAD.match(data, start):
+            end = data.find(self._delimiter, head.end())
+            after = end + len(self._delimiter)
+            if end < 0 or not data.startswith(b"\r\n", after):
+                break
+            self._reception.begin_file(head[1], media_type(head[2]))
+            if end > head.end():
+                self._reception.add(data[head.end() : end])
+            self._reception.end_file()
+            self._part_begin()
+            start = after + 2
+        return start
+
+    def _parse(self, data: bytes) -> None:
         if self._ended:
             self._pass_over(data)
             return
@@ -145,12 +182,12 @@ class MultipartBody:
         RFC 2046 §5.1.1 allows any, no client sends some, and the parser goes through it byte by byte.
         """
         for window, start in ((self._tail + data[: self._tail_bytes], -len(self._tail)), (data, 0)):
-            for padded in (self._delimiter + b" ", self._delimiter + b"\t"):
-                at = window.find(padded)
-                while at >= 0:
-                    if _MUCH_PADDING.match(window, at + len(self._delimiter)):
-                        return start + at + len(self._delimiter)
-                    at = window.find(padded, at + len(padded))
+            at = window.find(self._delimiter)
+            while at >= 0:
+                behind = at + len(self._delimiter)
+                if _MUCH_PADDING.match(window, behind):
+                    return start + behind
+                at = window.find(self._delimiter, behind)
         return None
 
     def _pass_over(self, data: bytes) -> None:

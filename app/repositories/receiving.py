@@ -125,15 +125,15 @@ HELD: Final[LiteralString] = """
     SELECT v.number, h.object_id, h.object_offset
     FROM unnest($2::bytea[], $3::bigint[]) WITH ORDINALITY AS v (sha256, size_bytes, number)
     CROSS JOIN LATERAL (
-        SELECT u.user_id, u.sha256, u.size_bytes, u.object_id, u.object_offset FROM uploads u
+        SELECT u.object_id, u.object_offset FROM uploads u
         WHERE (u.user_id, u.sha256, u.size_bytes) >= ($1, v.sha256, v.size_bytes)
+          AND (u.user_id, u.sha256, u.size_bytes) <= ($1, v.sha256, v.size_bytes)
           AND u.sha256 IS NOT NULL AND u.object_id IS NOT NULL
         ORDER BY u.user_id, u.sha256, u.size_bytes
         LIMIT 1
     ) h
-    WHERE h.user_id = $1 AND h.sha256 = v.sha256 AND h.size_bytes = v.size_bytes
 """
-"""The next row in the order of the index, looked at afterwards: no planner reads a table that holds one thing often."""
+"""A range of one in the order of the index, not an equality: no planner reads a table that holds one thing often."""
 
 DROP_PARTIAL_BYTES: Final[LiteralString] = """
     WITH begun AS (

@@ -151,21 +151,25 @@ def test_any_files_with_any_boundary_in_any_chunks_arrive_byte_for_byte(
 
 @st.composite
 def spoiled(draw: st.DrawFn) -> bytes:
-    """One of the examples, with some bytes of it replaced by others."""
+    """One of the examples, with some bytes of it replaced by others, or by what means something in a body."""
     body = BODIES[draw(st.sampled_from(sorted(BODIES)))]
     start = draw(st.integers(0, len(body)))
-    return body[:start] + draw(st.binary(max_size=60)) + body[start + draw(st.integers(0, 60)) :]
+    crumb = st.sampled_from([b"\r\n", DELIMITER + b"\r\n", part(b"x", filename="f"), b"--", b'"', b"\\", b" ", b"\0"])
+    junk = draw(st.lists(crumb, max_size=4).map(b"".join) | st.binary(max_size=60))
+    return body[:start] + junk + body[start + draw(st.integers(0, 60)) :]
 
 
 @given(body=spoiled())
 @settings(max_examples=300)
-def test_a_body_with_junk_anywhere_is_taken_or_refused_and_nothing_worse(
+def test_a_body_with_junk_anywhere_is_taken_or_refused_alike_whole_and_in_crumbs(
     shared_store: LocalStore, hashers: Executor, body: bytes
 ) -> None:
     outcome = take([body], store=shared_store, hashers=hashers, pack_file_bytes=PACKED)
     assert len(outcome.files) <= outcome.begun
     assert outcome.error or len(outcome.files) == outcome.begun
     assert all(len(file.sha256) == 32 for file in outcome.files if file.refusal is None)
+    crumbs = [body[at : at + 1] for at in range(len(body))]
+    assert take(crumbs, store=shared_store, hashers=hashers, pack_file_bytes=PACKED) == outcome
 
 
 def test_memory_is_counted_while_a_file_gathers_and_until_it_is_taken(
