@@ -19,12 +19,14 @@ from app.db.pool import Database
 from app.domain.guards import Guards
 from app.domain.ids import new_id, utc_now
 from app.domain.limits import ImageLimits, Limits
+from app.domain.quota import Quota
 from app.domain.retry import RetryPolicy
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
 from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
+from app.ingest.quotas import QuotaService
 from app.ingest.receive import Receiver
 from app.ingest.resumable import Resumable
 from app.ingest.single import SingleFiles
@@ -75,6 +77,7 @@ class Services:
     manifests: Manifests
     resumable: Resumable
     single_files: SingleFiles
+    quotas: QuotaService
     tus: TusUploads
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
@@ -114,6 +117,10 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         stack.push_async_callback(database.close)
         async with reading(database) as uow:
             cursor_key = await uow.service_keys.get("cursor")
+        quotas = QuotaService(database)
+        await quotas.begin(
+            Quota(settings.quota_bytes, settings.quota_files, settings.quota_open_batches, settings.quota_open_uploads)
+        )
 
         # Its own connection: a new one takes 15 ms longer over its first group.
         committer = await Database.open(dsn, size=1)
@@ -170,9 +177,11 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
                 budget=budget,
                 limits=limits,
                 hashers=hashers,
+                quotas=quotas,
                 clock=utc_now,
                 new_id=new_id,
             ),
+            quotas=quotas,
             webhooks=WebhookService(
                 database, allow_private=settings.webhook_allow_private, clock=utc_now, new_id=new_id
             ),

@@ -23,6 +23,7 @@ from app.db import migrate
 from app.db.embedded import EmbeddedError, EmbeddedPostgres, attach
 from app.domain.access import AccessScope
 from app.domain.errors import BoatloadError
+from app.ingest import quota_command
 from app.processing.registry import ProcessorsError
 from app.settings import (
     MIB,
@@ -55,6 +56,8 @@ migrations: Final = typer.Typer(help="Change the database schema, or say where i
 cli.add_typer(migrations, name="migrate")
 keys: Final = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True)
 cli.add_typer(keys, name="keys")
+quotas: Final = typer.Typer(help="Say how much owners may hold.", no_args_is_help=True)
+cli.add_typer(quotas, name="quotas")
 
 Lowest = Annotated[str, typer.Argument(help="How far; 'base' is all the way.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where the embedded database and the local store live.")]
@@ -242,7 +245,7 @@ def create_key(
         owner = keys_command.owner_of(user)
     except ValueError:
         _fail("--user takes a UUID, or 'new'.")
-    with _keys_database(settings) as dsn:
+    with _migrated_database(settings) as dsn:
         secret, told = asyncio.run(keys_command.create(dsn, owner, name, scope or (), days))
     sys.stderr.write(told + "\n")
     _say(secret)
@@ -251,7 +254,7 @@ def create_key(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None) -> None:
     """List all keys, oldest first."""
-    with _keys_database(_settings(data_dir=data_dir)) as dsn:
+    with _migrated_database(_settings(data_dir=data_dir)) as dsn:
         _say(*asyncio.run(keys_command.lines(dsn)))
 
 
@@ -260,10 +263,44 @@ def revoke_key(
     key_id: Annotated[UUID, typer.Argument(help="As 'boatload keys list' shows it.")], data_dir: DataDir = None
 ) -> None:
     """Revoke a key, for ever. A running service refuses it within five seconds."""
-    with _keys_database(_settings(data_dir=data_dir)) as dsn:
+    with _migrated_database(_settings(data_dir=data_dir)) as dsn:
         if not asyncio.run(keys_command.revoke(dsn, key_id)):
             _fail("There is no such key. 'boatload keys list' shows them all.")
     _say(f"revoked {key_id}")
+
+
+@quotas.command("set")
+def set_quota(
+    owner: Annotated[UUID, typer.Argument(help="Whose.")],
+    *,
+    size: Annotated[str | None, typer.Option("--bytes", help="Bytes stored and declared.")] = None,
+    files: Annotated[str | None, typer.Option(help="Files stored and declared.")] = None,
+    open_batches: Annotated[str | None, typer.Option(help="Batches that are not finished.")] = None,
+    open_uploads: Annotated[str | None, typer.Option(help="Declared uploads that are not whole.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Change limits of one owner: a number, 'unlimited', or 'default' for what the service is set to."""
+    given = {"bytes": size, "files": files, "open_batches": open_batches, "open_uploads": open_uploads}
+    try:
+        limits = quota_command.limits_of(given)
+    except ValueError as error:
+        _fail(str(error))
+    with _migrated_database(_settings(data_dir=data_dir)) as dsn:
+        asyncio.run(quota_command.change(dsn, owner, limits))
+
+
+@quotas.command("list")
+def list_quotas(data_dir: DataDir = None) -> None:
+    """Print the limits that are set, and how much of them is used."""
+    with _migrated_database(_settings(data_dir=data_dir)) as dsn:
+        _say(*asyncio.run(quota_command.lines(dsn)))
+
+
+@quotas.command("recount")
+def recount_quotas(data_dir: DataDir = None) -> None:
+    """Count anew what everybody holds, after rows were changed by hand. Writing waits meanwhile."""
+    with _migrated_database(_settings(data_dir=data_dir)) as dsn:
+        asyncio.run(quota_command.recount(dsn))
 
 
 def main() -> None:
@@ -286,8 +323,8 @@ def _database(settings: Settings, *, own: bool = False) -> Iterator[str]:
 
 
 @contextmanager
-def _keys_database(settings: Settings) -> Iterator[str]:
-    """Lend the DSN of a database that has the keys; an embedded one that nobody serves is brought up to date."""
+def _migrated_database(settings: Settings) -> Iterator[str]:
+    """Lend the DSN of a database that has all tables; an embedded one that nobody serves is brought up to date."""
     with _database(settings) as dsn:
         if not settings.database_url and migrate.status(dsn).pending:
             migrate.upgrade(dsn)

@@ -23,6 +23,7 @@ from app.api.routes import (
     files,
     health,
     manifest,
+    quota,
     thumbnails,
     tus,
     uploads,
@@ -75,7 +76,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.add_middleware(TusEnvelope)
     app.state.trust_proxy = settings.trust_proxy
     docs.mount_assets(app)
-    for module in (batches, events, manifest, files, uploads, content, thumbnails, tus, webhooks, health, docs):
+    for module in (batches, events, manifest, files, uploads, content, thumbnails, tus, quota, webhooks, health, docs):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 

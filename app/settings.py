@@ -134,6 +134,18 @@ class Settings(BaseSettings):
     batch_expires_seconds: Annotated[
         int, Field(ge=60, le=366 * DAY, description="Life of a batch whose opener names none.")
     ] = 30 * DAY
+    quota_bytes: Annotated[
+        int | None, Field(ge=0, description="Most bytes that an owner may hold, sent or announced; else no limit.")
+    ] = None
+    quota_files: Annotated[int | None, Field(ge=0, description="Most files that an owner may hold; else no limit.")] = (
+        None
+    )
+    quota_open_batches: Annotated[
+        int | None, Field(ge=0, description="Most batches of an owner that are not finished; else no limit.")
+    ] = None
+    quota_open_uploads: Annotated[
+        int | None, Field(ge=0, description="Most declared uploads of an owner that are not whole; else no limit.")
+    ] = None
     pack_file_bytes: Annotated[
         int, Field(ge=0, le=MIB, description="Files up to this size share an object; 0 gives each its own.")
     ] = MIB

@@ -70,6 +70,12 @@ class BatchFullError(BoatloadError):
     code = "batch-full"
 
 
+class QuotaExceededError(BoatloadError):
+    """More than the owner may hold; `quota` says of what, `limit` how much that is, `used` how much is held."""
+
+    code = "quota-exceeded"
+
+
 class InvalidHeaderError(BoatloadError):
     """A header field whose value makes no sense; `header` names it among the facts."""
 

@@ -52,8 +52,8 @@ class BatchService:
     ) -> Batch:
         """Open an empty batch; `webhook_url` is told when it ends.
 
-        The named processors look into its files; None leaves that to the service. Raises InvalidWebhookUrlError and
-        UnknownProcessorError.
+        The named processors look into its files; None leaves that to the service. Raises InvalidWebhookUrlError,
+        UnknownProcessorError and QuotaExceededError.
         """
         if webhook_url is not None:
             parse_webhook_url(webhook_url, allow_private=self._limits.allow_private_webhooks)
@@ -72,7 +72,7 @@ class BatchService:
             expected_uploads=expected_uploads,
             metadata=metadata,
         )
-        async with reading(self._database) as uow:
+        async with unit_of_work(self._database) as uow:
             await uow.batches.insert(batch, webhook_url=webhook_url, processors=processors)
         return batch
 
@@ -125,7 +125,7 @@ class BatchService:
                 raise NotFoundError
             if batch.status is BatchStatus.CANCELLED:
                 return batch
-            dropped = await uow.receiving.drop_bytes(batch_id) if batch.receiving_uploads else 0
+            dropped = await uow.receiving.drop_bytes(batch_id, owner) if batch.receiving_uploads else 0
             unfinished = Tally(
                 received_bytes=-dropped,
                 receiving=-batch.receiving_uploads,
@@ -171,9 +171,9 @@ class BatchService:
             if batch is None:
                 raise NotFoundError
             if with_uploads:
-                await uow.uploads.delete_all(batch_id)
+                await uow.uploads.delete_all(batch_id, owner)
             else:
                 now = self._clock()
-                await uow.receiving.cancel_all(batch_id, now=now)
+                await uow.receiving.cancel_all(batch_id, owner, now=now)
                 await uow.uploads.leave_all(batch_id, now=now)
-            await uow.batches.delete(batch_id)
+            await uow.batches.delete(batch)

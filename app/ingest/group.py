@@ -17,13 +17,14 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, new_batch
-from app.domain.errors import BoatloadError, StorageUnavailableError
+from app.domain.errors import BoatloadError, QuotaExceededError, StorageUnavailableError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.receiving import Place
 from app.domain.upload import Upload, UploadStatus
 from app.ingest.arrival import Arrival
 from app.ingest.joining import Joined, Joiner, Known
+from app.ingest.within_quota import Allowance
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.storage.pack import PackWriter
@@ -55,6 +56,8 @@ class Submission:
     """Whether the batch is to be opened first, under that id."""
     seals: bool = False
     """Whether the batch is to be sealed behind the arrivals."""
+    one_by_one: bool = False
+    """Whether arrivals that are over their owner's quota are refused each for itself; else all are, with an error."""
     behind: "Submission | None" = None
     """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
     draft: Draft | None = None
@@ -101,8 +104,9 @@ class GroupCommit:
         Bytes that their owner has in the store already are not written again. Takes the arrivals over: their writers
         are closed, their bytes gone from memory, however it ends. Returns the batch as it then is, and the uploads in
         the order of the arrivals. Raises NotFoundError, BatchClosedError, TooManyUploadsError, BatchFullError,
-        RefConflictError, UploadGoneError, StorageFullError, StorageUnavailableError or DatabaseUnavailableError; after
-        the last it is unknown whether they were kept. If the caller is cancelled they may still be kept.
+        QuotaExceededError, RefConflictError, UploadGoneError, StorageFullError, StorageUnavailableError or
+        DatabaseUnavailableError; after the last it is unknown whether they were kept. If the caller is cancelled they
+        may still be kept.
         """
         if self._stopping:
             _refuse([submission], StorageUnavailableError())
@@ -156,14 +160,29 @@ class GroupCommit:
 
     async def _commit(self, group: Sequence[Submission]) -> None:
         held = await self._find_held(group)
-        try:
-            await self._commit_once(group, held)
-        except _BytesGoneError:
-            await self._commit_once(group, {})
+        durable = within_quota = False
+        while True:
+            if not durable and any(submission.arrivals for submission in group):
+                await asyncio.to_thread(self._place, group, held)
+            durable = True
+            waiting = [submission for submission in group if submission.refusal is None]
+            try:
+                await self._commit_once(waiting, held, within_quota=within_quota)
+            except _BytesGoneError:
+                held, durable = {}, False
+            except QuotaExceededError:
+                if within_quota:
+                    raise
+                within_quota = True
+            else:
+                return
 
-    async def _commit_once(self, group: Sequence[Submission], held: Held) -> None:
-        if any(submission.arrivals for submission in group):
-            await asyncio.to_thread(self._place, group, held)
+    async def _commit_once(self, group: Sequence[Submission], held: Held, *, within_quota: bool) -> None:
+        """Commit the group. Raises QuotaExceededError where it is over somebody's quota, and nothing was committed.
+
+        With `within_quota` only what is over is refused: owners are locked beforehand, which other processes then wait
+        for, and so only where it must be.
+        """
         opened = {one.batch_id: self._new_batch(one) for one in group if one.opens}
         moved: dict[UUID, Batch] = {}
         kept: list[tuple[Submission, Joined]] = []
@@ -172,10 +191,11 @@ class GroupCommit:
             batches = opened | (await uow.batches.lock(wanted) if wanted else {})
             await self._hold(uow, held)
             known = await self._find_known(uow, group, batches)
+            allowance = Allowance(await uow.usage.lock(one.owner for one in group) if within_quota else {})
             for submission in group:
                 batch = moved.get(submission.batch_id) or batches.get(submission.batch_id)
                 try:
-                    joined = self._join(batch, submission, known)
+                    joined = self._join(batch, submission, known, allowance)
                 except BoatloadError as error:
                     _refuse([submission], error)
                     continue
@@ -256,12 +276,20 @@ class GroupCommit:
                 for one in submission.arrivals
             ]
 
-    def _join(self, batch: Batch | None, submission: Submission, known: Known) -> Joined:
+    def _join(self, batch: Batch | None, submission: Submission, known: Known, allowance: Allowance) -> Joined:
         if submission.behind and submission.behind.refusal:
             raise submission.behind.refusal
-        return self._joiner.join(
-            batch, submission.owner, submission.arrivals, submission.places, known=known, seals=submission.seals
+        if submission.one_by_one and allowance.refuse_each(submission.owner, submission.arrivals):
+            places = zip(submission.arrivals, submission.places, strict=True)
+            submission.places = [None if arrival.refusal else place for arrival, place in places]
+        trial = known.copy() if allowance else known
+        joined = self._joiner.join(
+            batch, submission.owner, submission.arrivals, submission.places, known=trial, seals=submission.seals
         )
+        if allowance:
+            allowance.take(submission.owner, None if submission.opens else batch, joined, known)
+            known.update(trial)
+        return joined
 
     async def _write(
         self, uow: UnitOfWork, moved: dict[UUID, Batch], kept: Sequence[tuple[Submission, Joined]], held: Held
@@ -286,12 +314,16 @@ class GroupCommit:
 
     def _let_go(self, group: Sequence[Submission]) -> None:
         """Close the writers, and leave a full pack behind. What no row refers to is the sweeper's. Blocks."""
+        used = {place[0] for one in group if not _is_over_quota(one) for place in one.places if place}
         for submission in group:
             for arrival in submission.arrivals:
                 arrival.pieces = []
-                if arrival.writer and arrival.duplicate:
+                if arrival.writer is None:
+                    continue
+                over_quota = arrival.refusal or _is_over_quota(submission)
+                if arrival.duplicate or (over_quota and arrival.writer.object_id not in used):
                     arrival.writer.discard()
-                elif arrival.writer:
+                else:
                     arrival.writer.close()
         self._pack.roll_if_full()
 
@@ -300,6 +332,10 @@ def _draft(kept: Sequence[tuple[Submission, Joined]]) -> None:
     for submission, joined in kept:
         if submission.draft:
             submission.drafted = submission.draft(submission.arrivals, joined.uploads)
+
+
+def _is_over_quota(submission: Submission) -> bool:
+    return isinstance(submission.refusal, QuotaExceededError)
 
 
 def _content(arrival: Arrival) -> tuple[bytes, int]:

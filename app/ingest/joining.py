@@ -54,6 +54,8 @@ class Joiner:
         if batch is None or batch.user_id != owner:
             raise NotFoundError
         now = self._clock()
+        for arrival in arrivals[:1]:
+            arrival.already = False
         if not arrivals:
             if batch.sealed_at or batch.status in FINAL_BATCH:
                 return Joined(batch, [])

@@ -63,11 +63,12 @@ class Ledger:
         def change(before: Upload, version: int, now: datetime) -> Upload:
             return moved(before, received, object_id, version=version, now=now)
 
-        now = self._clock()
-        async with reading(self._database) as uow:
-            version = await uow.receiving.move(known.upload, received, object_id, now=now)
-        if version is not None:
-            return replace(known, upload=moved(known.upload, received, object_id, version=version, now=now))
+        if known.upload.size_bytes is not None:
+            now = self._clock()
+            async with reading(self._database) as uow:
+                version = await uow.receiving.move(known.upload, received, object_id, now=now)
+            if version is not None:
+                return replace(known, upload=moved(known.upload, received, object_id, version=version, now=now))
         return await self._must(known, change, (object_id, received))
 
     async def complete(self, known: Receiving, object_id: UUID, size: int, sha256: bytes) -> tuple[Receiving, bool]:

@@ -287,6 +287,7 @@ class _Session:
             seals=last and self._opens,
             behind=self._last,
             draft=self._target.draft,
+            one_by_one=True,
         )
         self._last = submission
         self._batch_id = submission.batch_id

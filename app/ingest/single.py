@@ -25,6 +25,7 @@ from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
 from app.ingest.intake import Intake
+from app.ingest.quotas import QuotaService
 from app.ingest.resumable import Resumable
 from app.ingest.uninterrupted import in_thread
 from app.repositories.unit_of_work import reading
@@ -52,8 +53,9 @@ class Body:
 class SingleFiles:
     """All by owner. One per process.
 
-    All methods may raise NotFoundError, BatchClosedError, UploadGoneError, FileTooLargeError, DigestMismatchError,
-    StorageFullError, StorageUnavailableError, DatabaseUnavailableError, and whatever the body raises.
+    All methods may raise NotFoundError, BatchClosedError, UploadGoneError, FileTooLargeError, QuotaExceededError,
+    DigestMismatchError, StorageFullError, StorageUnavailableError, DatabaseUnavailableError, and whatever the body
+    raises.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class SingleFiles:
         budget: Budget,
         limits: Limits,
         hashers: Executor,
+        quotas: QuotaService,
         clock: Clock,
         new_id: Ids,
     ) -> None:
@@ -76,6 +79,7 @@ class SingleFiles:
         self._budget: Final = budget
         self._limits: Final = limits
         self._hashers: Final = hashers
+        self._quotas: Final = quotas
         self._clock: Final = clock
         self._new_id: Final = new_id
 
@@ -92,6 +96,8 @@ class SingleFiles:
             known = await self._look(owner, batch_id, path)
             if known:
                 return await self._fill(owner, known, body, named=True)
+            async with self._quotas.reserved(owner, body.length or 0):
+                return await self._store_whole(owner, batch_id, body, path, ref=path)
         return await self._store_whole(owner, batch_id, body, path, ref=path)
 
     async def put_content(

@@ -141,7 +141,7 @@ class UploadService:
             if deleted is None:
                 raise NotFoundError
             if deleted.batch_id and with_batch:
-                await uow.batches.delete(deleted.batch_id)
+                await uow.batches.delete(batches[deleted.batch_id])
             elif deleted.batch_id:
                 batch = advance(batches[deleted.batch_id], -tally([deleted]), now=self._clock())
                 await uow.batches.save([batch])

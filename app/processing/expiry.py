@@ -32,7 +32,7 @@ async def expire_uploads(database: Database, clock: Clock) -> int:
             page = await uow.receiving.list_expired(now=now, limit=_CHUNK)
         parts = [upload_id for upload_id, batch_id in page if batch_id is None]
         if parts:
-            async with reading(database) as uow:
+            async with unit_of_work(database) as uow:
                 await uow.receiving.delete_parts(parts, now=now)
         of_batches = sorted((batch_id, upload_id) for upload_id, batch_id in page if batch_id)
         for batch_id, group in groupby(of_batches, key=lambda pair: pair[0]):

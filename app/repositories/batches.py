@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final, LiteralString
 from uuid import UUID
 
-from app.domain.batch import Batch, BatchStatus
+from app.domain.batch import FINAL_BATCH, Batch, BatchStatus
+from app.domain.quota import Holding
+from app.repositories.quota_usage import COUNTING, QuotaUsage
 from app.repositories.webhook_outbox import WebhookOutbox
 
 if TYPE_CHECKING:
@@ -24,11 +26,14 @@ COLUMNS: Final[LiteralString] = """
     expires_at
 """
 
-INSERT: Final[LiteralString] = """
+INSERT: Final[LiteralString] = (
+    """
     INSERT INTO upload_batches (
         id, user_id, label, expected_uploads, metadata, created_at, updated_at, expires_at, webhook_url, processors
     ) VALUES ($1, $2, $3, $4, $5, $6, $6, $7, $8, $9)
-"""
+    RETURNING """
+    + COUNTING
+)
 
 FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
 
@@ -61,7 +66,8 @@ LOCK_OWNED: Final[LiteralString] = (
     "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = $1 AND user_id = $2 FOR UPDATE"""
 )
 
-SAVE: Final[LiteralString] = """
+SAVE: Final[LiteralString] = (
+    """
     WITH saved AS (
         UPDATE upload_batches b SET
             status = v.status, total_uploads = v.total_uploads, receiving_uploads = v.receiving_uploads,
@@ -83,20 +89,28 @@ SAVE: Final[LiteralString] = """
         WHERE b.id = v.id
         RETURNING b.id, b.version
     )
-    SELECT pg_notify('boatload_batches', id::text || ' ' || version::text) FROM saved
-"""
+    SELECT pg_notify('boatload_batches', id::text || ' ' || version::text), """
+    + COUNTING
+    + " FROM saved"
+)
 
-DELETE: Final[LiteralString] = """
+DELETE: Final[LiteralString] = (
+    """
     WITH deleted AS (DELETE FROM upload_batches WHERE id = $1 RETURNING id, version)
-    SELECT pg_notify('boatload_batches', id::text || ' ' || (version + 1)::text) FROM deleted
-"""
+    SELECT pg_notify('boatload_batches', id::text || ' ' || (version + 1)::text), """
+    + COUNTING
+    + " FROM deleted"
+)
 
 
 class Batches:
     """The batches, bound to one connection."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", usage: QuotaUsage) -> None:
         self._connection: Final = connection
+        self._usage: Final = usage
+        self._open: Final[dict[UUID, int]] = {}
+        """For each row that this transaction has locked or made, whether it is open, as a number."""
         self._outbox: Final = WebhookOutbox(connection)
 
     async def insert(
@@ -106,7 +120,7 @@ class Batches:
 
         `processors` None: it leaves open which ones run.
         """
-        await self._connection.execute(
+        self._usage.counting = await self._connection.fetchval(
             INSERT,
             batch.id,
             batch.user_id,
@@ -118,6 +132,8 @@ class Batches:
             webhook_url,
             processors,
         )
+        self._open[batch.id] = 0
+        self._count(batch.user_id, batch.id, is_open=True)
 
     async def processors_of(self, batch_ids: Iterable[UUID]) -> dict[UUID, tuple[str, ...]]:
         """Return the names that batches chose, in order; those that chose none, or are gone, are left out."""
@@ -146,12 +162,12 @@ class Batches:
     async def lock(self, batch_ids: Iterable[UUID]) -> dict[UUID, Batch]:
         """Lock the rows in the order of their ids, whoever owns them; those that are gone are left out."""
         rows = await self._connection.fetch(LOCK, list(batch_ids))
-        return {row["id"]: _batch(row) for row in rows}
+        return {row["id"]: self._locked(_batch(row)) for row in rows}
 
     async def lock_owned(self, batch_id: UUID, user_id: UUID) -> Batch | None:
         """Lock the owner's row, firmly enough to delete it; None where there is none of theirs."""
         row = await self._connection.fetchrow(LOCK_OWNED, batch_id, user_id)
-        return _batch(row) if row else None
+        return self._locked(_batch(row)) if row else None
 
     async def save(self, batches: Sequence[Batch]) -> None:
         """Write rows that this transaction has locked and advanced, and notify of their new versions.
@@ -160,7 +176,7 @@ class Batches:
         """
         if not batches:
             return
-        await self._connection.execute(
+        self._usage.counting = await self._connection.fetchval(
             SAVE,
             [batch.id for batch in batches],
             [batch.status for batch in batches],
@@ -180,12 +196,27 @@ class Batches:
             [batch.sealed_at for batch in batches],
             [batch.completed_at for batch in batches],
             [batch.updated_at for batch in batches],
+            column=1,
         )
+        for batch in batches:
+            self._count(batch.user_id, batch.id, is_open=batch.status not in FINAL_BATCH)
         await self._outbox.add(batches)
 
-    async def delete(self, batch_id: UUID) -> None:
+    async def delete(self, batch: Batch) -> None:
         """Delete a row that this transaction has locked, and notify of it; its uploads stay, with no batch."""
-        await self._connection.execute(DELETE, batch_id)
+        self._usage.counting = await self._connection.fetchval(DELETE, batch.id, column=1)
+        self._count(batch.user_id, batch.id, is_open=False)
+
+    def _locked(self, batch: Batch) -> Batch:
+        self._open[batch.id] = int(batch.status not in FINAL_BATCH)
+        return batch
+
+    def _count(self, owner: UUID, batch_id: UUID, *, is_open: bool) -> None:
+        """Count a batch among those of its owner that are open, or no longer."""
+        change = is_open - self._open[batch_id]
+        self._open[batch_id] = int(is_open)
+        if change:
+            self._usage.move(owner, Holding(open_batches=change))
 
 
 def _batch(row: "asyncpg.Record") -> Batch:

@@ -9,6 +9,7 @@ from uuid import UUID
 from app.domain.batch import BatchStatus
 from app.domain.receiving import NewUpload, Receiving
 from app.domain.upload import Upload
+from app.repositories.quota_usage import HOLDING, QuotaUsage, holding_of
 from app.repositories.uploads import COLUMNS, error_json, upload_of
 
 if TYPE_CHECKING:
@@ -135,36 +136,61 @@ HELD: Final[LiteralString] = """
 """
 """A range of one in the order of the index, not an equality: no planner reads a table that holds one thing often."""
 
-DROP_PARTIAL_BYTES: Final[LiteralString] = """
+DROP_PARTIAL_BYTES: Final[LiteralString] = (
+    """
     WITH begun AS (
-        SELECT id, received_bytes FROM uploads WHERE batch_id = $1 AND status = 'receiving' AND received_bytes > 0
+        SELECT id, status, size_bytes, received_bytes, object_id FROM uploads
+        WHERE batch_id = $1 AND status = 'receiving'
         FOR NO KEY UPDATE
     ), dropped AS (
-        UPDATE uploads u SET object_id = NULL, object_offset = NULL, received_bytes = 0 FROM begun WHERE u.id = begun.id
+        UPDATE uploads u SET object_id = NULL, object_offset = NULL, received_bytes = 0
+        FROM begun WHERE u.id = begun.id AND begun.received_bytes > 0
     )
-    SELECT coalesce(sum(received_bytes), 0)::bigint FROM begun
-"""
+    SELECT coalesce(sum(received_bytes), 0)::bigint AS dropped, """
+    + HOLDING
+    + " FROM begun"
+)
 
-CANCEL: Final[LiteralString] = """
-    UPDATE uploads SET
-        status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2
-    WHERE batch_id = $1 AND status = 'receiving'
-"""
+CANCEL: Final[LiteralString] = (
+    """
+    WITH begun AS (
+        SELECT id, status, size_bytes, received_bytes, object_id FROM uploads
+        WHERE batch_id = $1 AND status = 'receiving'
+        FOR NO KEY UPDATE
+    ), cancelled AS (
+        UPDATE uploads u SET
+            status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2
+        FROM begun WHERE u.id = begun.id
+    )
+    SELECT """
+    + HOLDING
+    + " FROM begun"
+)
 
 EXPIRED: Final[LiteralString] = """
     SELECT id, batch_id FROM uploads WHERE status = 'receiving' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
 """
 
-DELETE_EXPIRED_PARTS: Final[LiteralString] = """
-    DELETE FROM uploads WHERE id = ANY($1::uuid[]) AND partial AND status = 'receiving' AND expires_at <= $2
-"""
+DELETE_EXPIRED_PARTS: Final[LiteralString] = (
+    """
+    WITH deleted AS (
+        DELETE FROM uploads WHERE id = ANY($1::uuid[]) AND partial AND status = 'receiving' AND expires_at <= $2
+        RETURNING user_id, status, size_bytes, received_bytes, object_id
+    )
+    SELECT user_id, """
+    + HOLDING
+    + " FROM deleted GROUP BY user_id"
+)
 
 
 class ReceivingUploads:
     """Uploads that bytes are still to come for, bound to one connection."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", usage: QuotaUsage) -> None:
         self._connection: Final = connection
+        self._usage: Final = usage
+        self._before: Final[dict[UUID, Upload]] = {}
+        """The rows that this transaction has locked, as they are."""
 
     async def find(self, upload_id: UUID, user_id: UUID) -> Receiving | None:
         """Return the owner's upload, or None where there is none of theirs."""
@@ -178,11 +204,11 @@ class ReceivingUploads:
 
     async def lock(self, upload_ids: Iterable[UUID]) -> list[Receiving]:
         """Lock rows whose batches this transaction has locked; their `batch_status` is left out."""
-        return [_receiving(row) for row in await self._connection.fetch(LOCK, sorted(upload_ids))]
+        return self._locked(await self._connection.fetch(LOCK, sorted(upload_ids)))
 
     async def lock_refs(self, refs: Sequence[tuple[UUID, str]]) -> list[Receiving]:
         """Lock what is under these refs of batches that this transaction has locked, as `lock` does."""
-        return [_receiving(row) for row in await self._connection.fetch(LOCK_REFS, *zip(*refs, strict=True))]
+        return self._locked(await self._connection.fetch(LOCK_REFS, *zip(*refs, strict=True)))
 
     async def insert(
         self,
@@ -220,6 +246,7 @@ class ReceivingUploads:
             [entry.sha256 for entry in declared],
             [entry.partial for entry in declared],
         )
+        self._usage.add(uploads)
 
     async def write(self, uploads: Sequence[Upload]) -> None:
         """Write rows that this transaction has locked: state, size, bytes, error. `pending` ones are to be enqueued."""
@@ -239,11 +266,15 @@ class ReceivingUploads:
             [upload.updated_at for upload in uploads],
             [upload.completed_at for upload in uploads],
         )
+        self._usage.remove([self._before[upload.id] for upload in uploads])
+        self._usage.add(uploads)
+        self._before.update((upload.id, upload) for upload in uploads)
 
     async def move(self, before: Upload, received: int, object_id: UUID, *, now: datetime) -> int | None:
         """Move an upload that is `receiving` on to its new durable bytes, and its batch along, in one statement.
 
-        Return the batch's new version; None, and nothing changed, where the upload is not as `before`, or in no batch
+        It is of a known size, so that what its owner holds stays the same. Return the batch's new version; None, and
+        nothing changed, where the upload is not as `before`, or in no batch
         that is `processing`.
         """
         version: int | None = await self._connection.fetchval(
@@ -278,14 +309,25 @@ class ReceivingUploads:
         )
         return {row["number"] - 1: (row["object_id"], row["object_offset"]) for row in rows}
 
-    async def drop_bytes(self, batch_id: UUID) -> int:
-        """Let go of the bytes of what is `receiving` in a batch that this transaction has locked; return how many."""
-        dropped: int = await self._connection.fetchval(DROP_PARTIAL_BYTES, batch_id)
+    async def drop_bytes(self, batch_id: UUID, user_id: UUID) -> int:
+        """Let go of the bytes of what is `receiving` in a batch of that owner, and return how many.
+
+        The batch is locked by this transaction, which then cancels these uploads.
+        """
+        row = await self._connection.fetchrow(DROP_PARTIAL_BYTES, batch_id)
+        assert row
+        self._usage.move(user_id, -holding_of(row))
+        dropped: int = row["dropped"]
         return dropped
 
-    async def cancel_all(self, batch_id: UUID, *, now: datetime) -> None:
-        """Cancel what is `receiving` in a batch that this transaction has locked; all of it leaves the batch next."""
-        await self._connection.execute(CANCEL, batch_id, now)
+    async def cancel_all(self, batch_id: UUID, user_id: UUID, *, now: datetime) -> None:
+        """Cancel what is `receiving` in a batch of that owner, which this transaction has locked.
+
+        All of it leaves the batch next.
+        """
+        row = await self._connection.fetchrow(CANCEL, batch_id, now)
+        assert row
+        self._usage.move(user_id, -holding_of(row))
 
     async def list_expired(self, *, now: datetime, limit: int) -> list[tuple[UUID, UUID | None]]:
         """Return uploads that are `receiving` past their time, longest first, each with its batch."""
@@ -293,7 +335,13 @@ class ReceivingUploads:
 
     async def delete_parts(self, upload_ids: Sequence[UUID], *, now: datetime) -> None:
         """Delete those of the uploads that are parts past their time."""
-        await self._connection.execute(DELETE_EXPIRED_PARTS, upload_ids, now)
+        for row in await self._connection.fetch(DELETE_EXPIRED_PARTS, upload_ids, now):
+            self._usage.move(row["user_id"], -holding_of(row))
+
+    def _locked(self, rows: "Sequence[asyncpg.Record]") -> list[Receiving]:
+        found = [_receiving(row) for row in rows]
+        self._before.update((one.upload.id, one.upload) for one in found)
+        return found
 
 
 def _receiving(row: "asyncpg.Record") -> Receiving:

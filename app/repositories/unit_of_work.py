@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from app.repositories.api_keys import ApiKeys
 from app.repositories.batches import Batches
 from app.repositories.objects import Objects
+from app.repositories.quota_usage import QuotaUsage
+from app.repositories.quotas import Quotas
 from app.repositories.receiving import ReceivingUploads
 from app.repositories.service_keys import ServiceKeys
 from app.repositories.upload_attempts import UploadAttempts
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 class UnitOfWork:
     """What code inside a transaction works with. Repositories never commit; leaving the block does.
 
-    Locks are taken in one order: batch rows by id, then their uploads. No file or network I/O inside.
+    Locks are taken in one order: batch rows by id, then their uploads, and at the end what their owners hold. No file
+    or network I/O inside.
     """
 
     connection: "Connection"
@@ -35,6 +38,8 @@ class UnitOfWork:
     attempts: UploadAttempts
     receiving: ReceivingUploads
     objects: Objects
+    usage: QuotaUsage
+    quotas: Quotas
     service_keys: ServiceKeys
     api_keys: ApiKeys
     webhook_endpoints: WebhookEndpoints
@@ -43,14 +48,17 @@ class UnitOfWork:
 
 
 def _bind(connection: "Connection") -> UnitOfWork:
+    usage = QuotaUsage(connection)
     return UnitOfWork(
         connection=connection,
-        batches=Batches(connection),
-        uploads=Uploads(connection),
+        batches=Batches(connection, usage),
+        uploads=Uploads(connection, usage),
         work=Work(connection),
         attempts=UploadAttempts(connection),
-        receiving=ReceivingUploads(connection),
+        receiving=ReceivingUploads(connection, usage),
         objects=Objects(connection),
+        usage=usage,
+        quotas=Quotas(connection),
         service_keys=ServiceKeys(connection),
         api_keys=ApiKeys(connection),
         webhook_endpoints=WebhookEndpoints(connection),
@@ -63,14 +71,20 @@ def _bind(connection: "Connection") -> UnitOfWork:
 async def unit_of_work(database: "Database") -> AsyncGenerator[UnitOfWork]:
     """Open a transaction: committed on the way out, rolled back on any error.
 
-    Raises DatabaseUnavailableError, after which it is unknown whether the transaction was committed.
+    Raises QuotaExceededError where an owner would hold more than allowed, and DatabaseUnavailableError, after which it
+    is unknown whether the transaction was committed.
     """
     async with database.transaction() as connection:
-        yield _bind(connection)
+        uow = _bind(connection)
+        yield uow
+        await uow.usage.settle()
 
 
 @asynccontextmanager
 async def reading(database: "Database") -> AsyncGenerator[UnitOfWork]:
-    """Lend repositories for single reads, each its own snapshot. Raises DatabaseUnavailableError."""
+    """Lend repositories for single reads, each its own snapshot, and for writes that change nothing of what is held.
+
+    Raises DatabaseUnavailableError.
+    """
     async with database.connection() as connection:
         yield _bind(connection)

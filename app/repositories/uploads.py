@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, LiteralString, TypeAlias
 from uuid import UUID
 
 from app.domain.upload import Refusal, Upload, UploadStatus
+from app.repositories.quota_usage import HOLDING, QuotaUsage, holding_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -94,14 +95,23 @@ LEAVE: Final[LiteralString] = """
 
 DELETE: Final[LiteralString] = "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id = $2 RETURNING " + COLUMNS
 
-DELETE_ALL: Final[LiteralString] = "DELETE FROM uploads WHERE batch_id = $1"
+DELETE_ALL: Final[LiteralString] = (
+    """
+    WITH deleted AS (
+        DELETE FROM uploads WHERE batch_id = $1 RETURNING status, size_bytes, received_bytes, object_id
+    )
+    SELECT """
+    + HOLDING
+    + " FROM deleted"
+)
 
 
 class Uploads:
     """The uploads, bound to one connection."""
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", usage: QuotaUsage) -> None:
         self._connection: Final = connection
+        self._usage: Final = usage
 
     async def insert(self, uploads: Sequence[Upload]) -> None:
         """Insert new rows; the batch of each is locked by this transaction.
@@ -131,6 +141,7 @@ class Uploads:
             [error_json(upload.error) for upload in uploads],
             [upload.object_offset for upload in uploads],
         )
+        self._usage.add(uploads)
 
     async def find(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Return the owner's upload, or None where there is none of theirs."""
@@ -159,7 +170,10 @@ class Uploads:
         return [upload_of(row) for row in rows]
 
     async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
-        """Cancel what is unfinished in a batch that this transaction has locked."""
+        """Cancel what is unfinished in a batch that this transaction has locked.
+
+        What is `receiving` has let go of its bytes before; see `ReceivingUploads.drop_bytes`.
+        """
         await self._connection.execute(CANCEL, batch_id, now, version)
 
     async def leave_all(self, batch_id: UUID, *, now: datetime) -> None:
@@ -169,11 +183,17 @@ class Uploads:
     async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""
         row = await self._connection.fetchrow(DELETE, upload_id, user_id)
-        return upload_of(row) if row else None
+        if row is None:
+            return None
+        deleted = upload_of(row)
+        self._usage.remove([deleted])
+        return deleted
 
-    async def delete_all(self, batch_id: UUID) -> None:
-        """Delete every upload of a batch that this transaction has locked."""
-        await self._connection.execute(DELETE_ALL, batch_id)
+    async def delete_all(self, batch_id: UUID, user_id: UUID) -> None:
+        """Delete every upload of a batch of that owner, which this transaction has locked."""
+        held = await self._connection.fetchrow(DELETE_ALL, batch_id)
+        assert held
+        self._usage.move(user_id, -holding_of(held))
 
 
 def _kind(upload: Upload) -> _Kind:

@@ -20,6 +20,7 @@ from app.repositories import (
     api_keys,
     batches,
     objects,
+    quota_usage,
     receiving,
     upload_attempts,
     uploads,
@@ -92,6 +93,13 @@ LOAD: Final = (
     SELECT uid(2, n), attempt, now(), 'worker-lost', 'x'
     FROM generate_series(20000, 40000) n, generate_series(1, 3) attempt
     """,
+    """
+    INSERT INTO quota_usage (user_id, bytes, files, open_batches, open_uploads)
+    SELECT uid(3, n), 100, 1, 0, 0 FROM generate_series(0, 19999) n
+    UNION ALL SELECT '00000000-0000-0000-0000-000000000000', 0, 0, 0, 0
+    """,
+    "INSERT INTO quotas (user_id, bytes) SELECT uid(3, n), 1000 FROM generate_series(0, 19999) n",
+    "INSERT INTO quotas (user_id, files) VALUES ('00000000-0000-0000-0000-000000000000', 10)",
     "VACUUM ANALYZE",
 )
 
@@ -110,6 +118,7 @@ PROCESSING: Final = [uid(2, 96_400 + number) for number in range(queue.JOB_UPLOA
 LEASE: Final = timedelta(seconds=15)
 LARGE: Final = {"uploads", "upload_batches", "objects"}
 OF_A_BATCH: Final = {"idx_uploads_batch_order", "idx_uploads_batch_id"}
+OF_RECEIVING: Final = {"idx_uploads_batch_status", "idx_uploads_expiring", "uploads_pkey"}
 OF_OBJECTS: Final = {"objects_pkey", "idx_uploads_object_id", "idx_uploads_thumbnail_object_id"}
 NOTHING: Final = [None] * 100
 ZEROS: Final = [0] * 100
@@ -135,7 +144,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     ),
     "lock batches": (batches.LOCK, ([SMALL, BIG],), {"upload_batches_pkey"}, 8),
     "lock an owned batch": (batches.LOCK_OWNED, (SMALL, OWNER_OF_SMALL), {"upload_batches_pkey"}, 4),
-    "delete a batch": (batches.DELETE, (SMALL,), {"upload_batches_pkey"}, 300),
+    "delete a batch": (batches.DELETE, (SMALL,), {"upload_batches_pkey", "quota_usage_pkey"}, 300),
     "find an upload": (uploads.FIND, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),
     "list a small batch": (uploads.LIST, (SMALL, OWNER_OF_SMALL, NIL, 100), OF_A_BATCH, 250),
     "list a large batch": (uploads.LIST, (BIG, OWNER_OF_BIG, NIL, 100), OF_A_BATCH, 250),
@@ -241,6 +250,15 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
     "watch writers": (receiving.WATCH, (PENDING,), {"uploads_pkey"}, 250),
     "nothing has expired": (receiving.EXPIRED, (NOW, 1000), {"idx_uploads_expiring"}, 10),
     "hold objects": (objects.HOLD, ([uid(1, number) for number in range(100)],), {"objects_pkey"}, 250),
+    "count what two owners hold": (
+        quota_usage.MOVE,
+        ([OWNER_OF_SMALL, OWNER_OF_BIG], [1, 1], [1, 1], [0, 0], [0, 0]),
+        {"quota_usage_pkey", "quotas_pkey"},
+        20,
+    ),
+    "what an owner holds": (quota_usage.FIND, (OWNER_OF_BIG,), {"quota_usage_pkey", "quotas_pkey"}, 10),
+    "let go of what has come of a batch": (receiving.DROP_PARTIAL_BYTES, (BIG,), OF_RECEIVING, 10),
+    "cancel what was to come of a deleted batch": (receiving.CANCEL, (BIG, NOW), OF_RECEIVING, 10),
     "cancel a batch": (uploads.CANCEL, (SMALL, NOW, 9), {*OF_A_BATCH, "idx_uploads_batch_status"}, 200),
     "let the uploads of a batch go on alone": (uploads.LEAVE, (SMALL, NOW), OF_A_BATCH, 200),
     "delete an upload": (uploads.DELETE, (uid(2, 7 * 75), OWNER_OF_SMALL), {"uploads_pkey"}, 4),

@@ -35,7 +35,12 @@ WORKERS_OWN: Final = {
     "uploads": {"queued_at", "lease_expires_at", "attempts_before", "retry_at", "last_error"},
     "webhook_deliveries": {"receiver", "payload", "attempts", "failures", "sending", "begun_at"},
 }
-FRAGMENTS: Final = {*(f"{module.__name__}.COLUMNS" for module, _, _ in MAPPED), "app.repositories.receiving.MORE"}
+FRAGMENTS: Final = {
+    *(f"{module.__name__}.COLUMNS" for module, _, _ in MAPPED),
+    "app.repositories.receiving.MORE",
+    "app.repositories.quota_usage.HOLDING",
+    "app.repositories.quota_usage.COUNTING",
+}
 NO_SQL: Final = {"app.repositories.batches.CHANNEL"}
 
 

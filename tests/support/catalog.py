@@ -15,6 +15,7 @@ REVISIONS: Final = (
     "webhooks",
     "doors",
     "credentials",
+    "quotas",
 )
 """All, oldest first."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +27,7 @@ from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit, Submission
 from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
+from app.ingest.quotas import QuotaService
 from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.resumable import Resumable
 from app.ingest.single import SingleFiles
@@ -104,6 +105,7 @@ class Services:
     manifests: Manifests
     resumable: Resumable
     single_files: SingleFiles
+    quotas: QuotaService
     pipeline: Pipeline
     thumbnails: Thumbnails
     sweeper: Sweeper
@@ -182,11 +184,6 @@ def orders_for(folder: Path, **changes: Any) -> Orders:  # noqa: ANN401 - the fi
     return replace(orders, **changes)
 
 
-async def nothing_chosen(_batch_ids: Collection[UUID]) -> dict[UUID, tuple[str, ...]]:
-    """Say that every batch leaves its processors to the service."""
-    return {}
-
-
 @asynccontextmanager
 async def serving(
     dsn: str,
@@ -221,6 +218,7 @@ async def serving(
         thumbnails = Thumbnails(PackWriter(store, pack_bytes=pack_bytes, new_id=ids))
         hashers = ThreadPoolExecutor(2)
         uploads = UploadService(database, store, clock=clock, guards=Guards())
+        quotas = QuotaService(database)
         resumable = Resumable(
             store=store,
             ledger=Ledger(database, clock=clock),
@@ -266,9 +264,11 @@ async def serving(
                 budget=budget,
                 limits=limits,
                 hashers=hashers,
+                quotas=quotas,
                 clock=clock,
                 new_id=ids,
             ),
+            quotas=quotas,
             pipeline=pipeline,
             thumbnails=thumbnails,
             sweeper=Sweeper(database, store, min_age=min_age, clock=clock),

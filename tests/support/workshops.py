@@ -1,7 +1,7 @@
 """Workshops that a test steers, between the pipeline and a real sandbox or none."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Final, cast
@@ -10,9 +10,14 @@ from uuid import UUID
 from app.domain.upload import Refusal, Upload
 from app.processing.outcome import Found, Outcome
 from app.processing.sandbox import Sandbox
-from tests.support.services import nothing_chosen, orders_for
+from tests.support.services import orders_for
 
 BROKEN: Final = Refusal("processor-crashed", "It broke.")
+
+
+async def nothing_chosen(_batch_ids: Collection[UUID]) -> dict[UUID, tuple[str, ...]]:
+    """Say that every batch leaves its processors to the service."""
+    return {}
 
 
 class WatchedWorkshop:

@@ -12,11 +12,13 @@ from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, L
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
 from app.api.problems import Problem
-from app.domain.errors import NotFoundError, RequestTooLargeError
+from app.domain.errors import NotFoundError, QuotaExceededError, RequestTooLargeError
 from app.ingest.receive import Receipt, Target
 
 router: Final = APIRouter(tags=["uploads"])
 
+_PART_HEAD_BYTES: Final = 4096
+"""What stands around a file in a body is counted as this much at the most, so that none is refused that would fit."""
 _SOME: Final = {"model": schemas.MultipartAnswer, "description": "Some files were taken, some rejected"}
 _INGEST: Final = responses(400, 404, 409, 413, 415, 422, 507, also={207: _SOME})
 
@@ -99,6 +101,11 @@ async def _receive(
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_request_bytes:
         raise RequestTooLargeError(f"The body is over {limits.max_request_bytes} bytes.")
+    least = int(length) - limits.max_parts * _PART_HEAD_BYTES if length.isdecimal() else 0
+    try:
+        await ctx.services.quotas.check(ctx.owner, least)
+    except QuotaExceededError as error:
+        return problems.answer_error(error, Connection="close")
     receipt = await ctx.services.receiver.receive(
         request.stream(),
         lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts),
