@@ -56,14 +56,6 @@ def test_sealing_twice_is_sealing_once(each_client: httpx.Client, url: str) -> N
     assert (again.status_code, again.json()) == (200, batch)
 
 
-def test_a_sealed_batch_takes_no_more(each_client: httpx.Client, url: str) -> None:
-    each_client.post(f"{url}/seal")
-    problem(send(each_client, f"{url}/uploads", GOOD), 409, "batch-closed")
-    answer = send(each_client, "/v1/uploads", Text("batch_id", url.rpartition("/")[2]), GOOD)
-    problem(answer, 409, "batch-closed")
-    assert all_uploads(each_client, url) == []
-
-
 def test_one_request_adds_to_the_batch_that_its_field_names(each_client: httpx.Client, url: str) -> None:
     answer = send(each_client, "/v1/uploads", Text("batch_id", url.rpartition("/")[2]), GOOD, GOOD)
     assert answer.status_code == 201

@@ -1,13 +1,12 @@
 """Declaring files over a real socket: as a whole or not at all, and again to learn what is missing."""
 
 import hashlib
-import json
 
 import httpx
 import pytest
 
 from tests.support.services import pattern
-from tests.support.wire import File, Json, all_uploads, finished, problem, send
+from tests.support.wire import File, Json, finished, problem, send
 
 
 def opened(client: httpx.Client, **new: object) -> str:
@@ -102,75 +101,8 @@ def test_a_file_sent_twice_is_a_duplicate(client: httpx.Client) -> None:
     assert client.get(again.json()["results"][0]["upload"]["content_url"]).content == data
 
 
-WRONG: list[tuple[list[Json] | str, int, str]] = [
-    ([entry("a", b""), entry("a", b"")], 422, "invalid-manifest"),
-    ([entry("a", b""), {**entry("b", b""), "size_bytes": -1}], 422, "invalid-request"),
-    ([entry("a", b"", sha256="abc")], 422, "invalid-request"),
-    ([entry("a", b"", sha256="g" * 64)], 422, "invalid-request"),
-    ([entry("a", b"", sha256=5)], 422, "invalid-request"),
-    ([entry("a", b"", size_bytes="5")], 422, "invalid-request"),
-    ([entry("a", b"", size_bytes=1.5)], 422, "invalid-request"),
-    ([entry("a", b"", unknown=1)], 422, "invalid-request"),
-    ([entry("", b"")], 422, "invalid-request"),
-    ([entry("a\n", b"")], 422, "invalid-request"),
-    ([entry("a\0", b"")], 422, "invalid-request"),
-    ([entry("x" * 256, b"")], 422, "invalid-request"),
-    ([entry("a", b"", filename="../x")], 422, "invalid-filename"),
-    ([entry("a", b"", filename="")], 422, "invalid-filename"),
-    ([entry("a", b"", content_type="a\r\nb")], 422, "invalid-request"),
-    ([entry("a", b"", size_bytes=2**60)], 413, "file-too-large"),
-    ([entry("a", b"", size_bytes=2**70)], 422, "invalid-request"),
-    ([{"ref": "a"}], 422, "invalid-request"),
-    ("entries", 422, "invalid-request"),
-    ([entry(str(number), b"") for number in range(10_001)], 422, "invalid-request"),
-]
-
-
-@pytest.mark.parametrize(("entries", "status", "slug"), WRONG)
-def test_what_is_wrong_anywhere_is_refused_as_a_whole(
-    client: httpx.Client,
-    entries: list[Json] | str,
-    status: int,
-    slug: str,
-) -> None:
-    batch = opened(client)
-    before = client.get(batch).json()
-    listed = [entry("fine", b""), *entries] if isinstance(entries, list) and len(entries) < 10_001 else entries
-    problem(declare(client, batch, listed), status, slug)
-    assert client.get(batch).json() == before
-    assert all_uploads(client, batch) == []
-
-
-@pytest.mark.parametrize("body", [b"[" * 10_000, b'{"entries":' * 5000, b'{"seal": NaN}', b"{", b'{"entries": null}'])
-def test_json_that_makes_no_sense_is_422(client: httpx.Client, body: bytes) -> None:
-    answer = client.post(f"{opened(client)}/manifest", content=body, headers={"content-type": "application/json"})
-    problem(answer, 422, "invalid-request")
-
-
-def test_a_body_past_the_limit_is_413(client: httpx.Client) -> None:
-    body = json.dumps({"entries": [], "x": "y" * (17 << 20)}).encode()
-    answer = client.post(f"{opened(client)}/manifest", content=body, headers={"content-type": "application/json"})
-    problem(answer, 413, "request-too-large")
-
-
-@pytest.mark.parametrize("start", [b'{"entries":[{', b"{"])
-def test_a_body_of_a_million_values_is_413(client: httpx.Client, start: bytes) -> None:
-    body = start + b",".join(b'"%x":0' % number for number in range(1_000_000))
-    answer = client.post(f"{opened(client)}/manifest", content=body, headers={"content-type": "application/json"})
-    problem(answer, 413, "request-too-large")
-
-
-def test_limits_hold_for_what_is_declared(client: httpx.Client) -> None:
-    batch = opened(client, expected_uploads=2)
-    problem(declare(client, batch, [entry(ref, b"") for ref in "abc"]), 409, "more-than-expected")
-    assert all_uploads(client, batch) == []
-    missing = "/v1/batches/00000000-0000-7000-8000-000000000000"
-    problem(declare(client, missing, [entry("a", b"")]), 404, "not-found")
-    cancelled = opened(client)
-    declare(client, cancelled, [entry("a", b"x")])
-    client.post(f"{cancelled}/cancel")
-    problem(declare(client, cancelled, [entry("a", b"x")]), 409, "batch-closed")
-    assert declare(client, opened(client), []).status_code == 200
+def test_a_manifest_may_be_empty(client: httpx.Client) -> None:
+    assert declare(client, opened(client), [], seal=True).json()["batch"]["status"] == "completed"
 
 
 def test_a_batch_that_is_cancelled_or_deleted_takes_no_bytes(client: httpx.Client) -> None:

@@ -122,25 +122,6 @@ def test_what_is_not_there_is_not_found(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "http://example.com/",
-        "https://u:p@example.com/",
-        "https://10.0.0.1/",
-        "https://169.254.169.254/",
-        "https://127.1/",
-        "",
-    ],
-)
-def test_a_url_that_must_not_be_sent_to_is_refused(client: httpx.Client, url: str) -> None:
-    before = client.get("/v1/batches").json()
-    for path, body in (("/v1/webhooks", {"url": url}), ("/v1/batches", {"webhook_url": url})):
-        answer = client.post(path, json=body)
-        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/invalid-webhook-url")
-    assert client.get("/v1/batches").json() == before
-
-
-@pytest.mark.parametrize(
     "body",
     [
         {},

@@ -15,6 +15,7 @@ LIMITS: Final = {
     "max_parts": MAX_FILES,
     "max_files_per_batch": MAX_FILES,
     "image_max_pixels": 1_000_000,
+    "retry_first_seconds": 0.05,
 }
 
 

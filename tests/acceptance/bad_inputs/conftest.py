@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from tests.support import plug_ins
 from tests.support.bad_inputs import LIMITS
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, serving
@@ -12,9 +13,15 @@ from tests.support.tus import Tus
 
 
 @pytest.fixture(scope="session")
-def server(postgres_servers: Servers) -> Iterator[Boatload]:
-    with serving(database_url=postgres_servers.get("18").create_migrated(), **LIMITS) as running:
-        yield running
+def server(postgres_servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Boatload]:
+    """It has a processor of ill will as well, for batches that choose it."""
+    folder = tmp_path_factory.mktemp("plug-ins")
+    plug_ins.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        with serving(database_url=postgres_servers.get("18").create_migrated(), **LIMITS) as running:
+            patch.undo()
+            yield running
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import hashlib
 import re
 from email.utils import parsedate_to_datetime
-from uuid import uuid4
 
 import httpx
 import pytest
@@ -124,21 +123,6 @@ def test_metadata_is_given_back_as_it_came(tus: Tus, raw: str) -> None:
 
 def test_without_metadata_none_is_given_back(tus: Tus) -> None:
     assert "upload-metadata" not in tus.head(tus.create(1)).headers
-
-
-@pytest.mark.parametrize("batch_id", [str(uuid4()), "x", "../", "0", "'--"])
-def test_a_batch_that_is_not_there_answers_404(tus: Tus, nothing_new: None, batch_id: str) -> None:
-    answer = tus.post(upload_length=1, upload_metadata=metadata(batch_id=batch_id))
-    refused(answer, 404, "not-found")
-    assert answer.content == tus.client.get(f"/v1/batches/{uuid4()}").content
-
-
-@pytest.mark.parametrize("closing", ["seal", "cancel"])
-def test_a_batch_that_is_closed_answers_409(tus: Tus, closing: str) -> None:
-    batch = tus.open_batch()
-    tus.client.post(f"{batch['url']}/{closing}")
-    refused(tus.post(upload_length=1, upload_metadata=metadata(batch_id=batch["id"])), 409, "batch-closed")
-    assert states(tus.batch(batch["url"])) == {}
 
 
 def test_a_length_that_comes_twice_answers_400(tus: Tus, nothing_new: None) -> None:
