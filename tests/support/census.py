@@ -17,6 +17,10 @@ from tests.support.services import WRONG_COUNTS
 
 SETTLE_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.03
+WHOLE: Final = frozenset(
+    {*STATES, "batches", "changes", "received bytes", "objects", "object bytes", "file bytes", "webhooks", "deliveries"}
+)
+"""What may be more where something whole was kept; all else in a census says that something is half there."""
 _STORED: Final = frozenset({"file bytes", "object bytes", "objects", "received bytes"})
 _TOTALS: Final = f"""
     SELECT

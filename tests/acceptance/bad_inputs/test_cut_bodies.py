@@ -3,11 +3,12 @@
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import httpx
 import pytest
 
+from tests.support.census import WHOLE, unchanged
 from tests.support.server import Boatload
 from tests.support.wire import Answer, File, Json, connection, multipart, problem, read_answer, request_head, verdicts
 
@@ -37,6 +38,12 @@ def possible(cut: int) -> int:
     return sum(cut >= len(prefix) for prefix in PREFIXES[1:])
 
 
+@pytest.fixture(autouse=True)
+def nothing_half_stored(server: Boatload) -> Iterator[None]:
+    with unchanged(server, besides=WHOLE):
+        yield
+
+
 @pytest.fixture
 async def api(server: Boatload) -> AsyncIterator[httpx.AsyncClient]:
     async with server.async_client() as client:
@@ -48,7 +55,7 @@ def test_the_cuts_leave_out_every_number_of_files() -> None:
     assert certain(len(BODY) - 2) == possible(len(BODY) - 4) == 3
 
 
-async def test_a_body_that_lacks_its_end_lists_exactly_what_was_whole(server: Boatload, api: httpx.AsyncClient) -> None:
+async def test_no_closing_boundary_or_a_body_cut_at_any_byte(server: Boatload, api: httpx.AsyncClient) -> None:
     async def try_cut(cut: int) -> None:
         url = await opened(api)
         answer = await exchange(server, f"{url}/uploads", BODY[:cut], len(BODY[:cut]))
@@ -72,9 +79,7 @@ async def test_a_body_that_lacks_its_end_lists_exactly_what_was_whole(server: Bo
     await for_each_cut(try_cut)
 
 
-async def test_a_connection_that_ends_too_early_leaves_exactly_what_was_whole(
-    server: Boatload, api: httpx.AsyncClient
-) -> None:
+async def test_content_length_short_then_close(server: Boatload, api: httpx.AsyncClient) -> None:
     urls: dict[int, str] = {}
 
     async def try_cut(cut: int) -> None:
@@ -97,9 +102,7 @@ async def test_a_connection_that_ends_too_early_leaves_exactly_what_was_whole(
         assert not batch["sealed"]
 
 
-async def test_a_connection_that_ends_at_once_leaves_nothing_that_was_not_whole(
-    server: Boatload, api: httpx.AsyncClient
-) -> None:
+async def test_content_length_short_then_close_at_once(server: Boatload, api: httpx.AsyncClient) -> None:
     urls: dict[int, str] = {}
 
     async def try_cut(cut: int) -> None:
@@ -114,9 +117,7 @@ async def test_a_connection_that_ends_at_once_leaves_nothing_that_was_not_whole(
         check(cut, await uploads(api, url), least=0)
 
 
-async def test_a_one_shot_that_is_cut_keeps_its_batch_open_for_the_rest(
-    server: Boatload, api: httpx.AsyncClient
-) -> None:
+async def test_a_job_that_is_cut(server: Boatload, api: httpx.AsyncClient) -> None:
     cut = BODY[: len(PREFIXES[2]) + 10]
     body = problem(await exchange(server, "/v1/uploads", cut, len(cut)), 400, "truncated-multipart")
     assert [result["filename"] for result in body["results"]] == ["one", "two"]
