@@ -84,10 +84,10 @@ class MultipartBody:
         self._max_parts: Final = max_parts
         self._opening: Final = b"--" + boundary
         self._delimiter: Final = b"\r\n--" + boundary
-        self._closing: Final = self._delimiter + b"--"
-        self._tail_bytes: Final = len(self._closing) + _MAX_PADDING
+        self._tail_bytes: Final = len(self._delimiter) + 2 + _MAX_PADDING
         self._head = b""
-        self._tail = b""
+        self._tail = b"\r\n"
+        """The bytes before, with the line break that the first boundary may go without."""
         self._ended = False
         self._epilogue = b""
         self._parts = 0
@@ -147,17 +147,18 @@ class MultipartBody:
             return
         if len(self._head) < len(self._opening) + 2:
             self._check_opening(data)
-        padded = self._find_padding(data)
-        try:
-            self._parser.write(data if padded is None else data[: max(padded, 0)])
-        except FormParserError as error:
-            raise MalformedMultipartError(f"The body is not well-formed multipart: {error}.") from error
-        if self._ended:
-            recent = self._tail + data
-            marker = self._closing if self._parts else self._closing.removeprefix(b"\r\n")
-            self._pass_over(recent[recent.find(marker) + len(marker) :])
-        elif padded is not None:
-            raise MalformedMultipartError(f"There are over {_MAX_PADDING} blanks behind a boundary.")
+        start = 0
+        for end, is_padded in (*self._stops(data), (len(data), False)):
+            try:
+                self._parser.write(data[start:end])
+            except FormParserError as error:
+                raise MalformedMultipartError(f"The body is not well-formed multipart: {error}.") from error
+            start = end
+            if self._ended:
+                self._pass_over(data[end:])
+                return
+            if is_padded:
+                raise MalformedMultipartError(f"There are over {_MAX_PADDING} blanks behind a boundary.")
         self._tail = (self._tail + data[-self._tail_bytes :])[-self._tail_bytes :]
 
     def finish(self) -> None:
@@ -176,19 +177,24 @@ class MultipartBody:
         if not self._opening.startswith(start[: len(self._opening)]):
             raise MalformedMultipartError("The body does not begin with the boundary that its Content-Type names.")
 
-    def _find_padding(self, data: bytes) -> int | None:
-        """Return where much padding behind a boundary begins in `data`, below 0 if before it; None where there is none.
+    def _stops(self, data: bytes) -> list[tuple[int, bool]]:
+        """Return how far to go in `data` and then look.
 
-        RFC 2046 §5.1.1 allows any, no client sends some, and the parser goes through it byte by byte.
+        That is where what may be the closing boundary ends, and (True) where much padding behind a boundary begins.
+        Only the parser knows whether it is the closing one: it may be the beginning of a file. It does not say where it
+        was. RFC 2046 §5.1.1 allows any padding, no client sends some, and the parser goes through it byte by byte.
         """
+        stops = set()
         for window, start in ((self._tail + data[: self._tail_bytes], -len(self._tail)), (data, 0)):
             at = window.find(self._delimiter)
             while at >= 0:
                 behind = at + len(self._delimiter)
-                if _MUCH_PADDING.match(window, behind):
-                    return start + behind
+                if window.startswith(b"--", behind):
+                    stops.add((start + behind + 2, False))
+                elif _MUCH_PADDING.match(window, behind):
+                    stops.add((max(0, start + behind), True))
                 at = window.find(self._delimiter, behind)
-        return None
+        return sorted(stop for stop in stops if stop[0] > 0 or stop[1])
 
     def _pass_over(self, data: bytes) -> None:
         self._epilogue = (self._epilogue + data)[:3]

@@ -29,6 +29,7 @@ SEEDS: Final = (
     message(part(b"one", name="batch_id"), part(b"x", filename="a/b.c"), part(b"", filename=""), boundary=BOUNDARY),
     message(part(b"x", filename="a", headers=b"Content-Type: text/plain\r\n"), boundary=BOUNDARY, end=b""),
     message(part(b"\r\n--c\r\n\r\n--", filename="a"), part(b"y", name="note"), boundary=BOUNDARY),
+    message(part(b"--b--\r\n", filename="a"), part(b"\r\n", filename="b"), boundary=BOUNDARY),
     message(boundary=BOUNDARY),
 )
 

@@ -66,6 +66,8 @@ BODIES = {
     "much padding": WHOLE.replace(b"\r\n--the-boundary\r\n", b"\r\n--the-boundary" + b" " * 64 + b"\r\n", 1).replace(
         b"\r\n--the-boundary\r\n", b"\r\n--the-boundary" + b" \t" * 33 + b"\r\n"
     ),
+    "an end that is content": message(part(b"--the-boundary--\r\nmore", filename="a"), part(b"x", filename="b")),
+    "an end that is a header": message(part(b"x", filename="a", headers=b"--the-boundary--: x\r\n")),
     "only the end": message(),
     "only the end without a line break": message(end=b""),
     "only the end and junk": message(end=b"junk"),

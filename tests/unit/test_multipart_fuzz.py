@@ -32,7 +32,7 @@ def mutated(chance: random.Random) -> bytes:
 def test_any_body_ends_in_a_documented_refusal_or_is_parsed_whole(shared_store: LocalStore, hashers: Executor) -> None:
     chance = random.Random(1)
     outcomes = [check(mutated(chance), store=shared_store, hashers=hashers) for _ in range(2000)]
-    assert {outcome.error for outcome in outcomes} > {None, "malformed-multipart", "truncated-multipart"}
+    assert {outcome.error for outcome in outcomes} >= {None, "malformed-multipart", "truncated-multipart"}
     assert sum(outcome.error is None for outcome in outcomes) > 200
 
 
