@@ -24,6 +24,7 @@ from app.domain.retry import RetryPolicy
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
 from app.ingest.group import GroupCommit
+from app.ingest.idempotency import Idempotency
 from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
 from app.ingest.quotas import QuotaService
@@ -79,6 +80,7 @@ class Services:
     single_files: SingleFiles
     quotas: QuotaService
     tus: TusUploads
+    idempotency: Idempotency
     cursor_key: bytes
     background: "tuple[asyncio.Task[None], ...]"
     """The loops that must be running for the service to be ready."""
@@ -156,6 +158,9 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             new_id=new_id,
         )
         stack.push_async_callback(resumable.close)
+        idempotency = Idempotency(
+            database, lifetime=timedelta(seconds=settings.idempotency_seconds), clock=utc_now, new_id=new_id
+        )
         manifests = Manifests(database, limits, clock=utc_now, new_id=new_id)
         yield Services(
             database=database,
@@ -187,7 +192,8 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             ),
             reader=reader,
             feed=feed,
-            tus=TusUploads(manifests, resumable, limits, clock=utc_now),
+            tus=TusUploads(manifests, resumable, idempotency, limits, clock=utc_now),
+            idempotency=idempotency,
             cursor_key=cursor_key,
             background=tuple(background),
         )

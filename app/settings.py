@@ -217,6 +217,10 @@ class Settings(BaseSettings):
     webhook_allow_private: Annotated[
         bool, Field(description="Let webhooks go to private addresses and without TLS; for development.")
     ] = False
+    idempotency_seconds: Annotated[
+        float,
+        Field(ge=1, le=366 * DAY, description="How long the answer to a request with an Idempotency-Key is kept."),
+    ] = DAY
     heartbeat_seconds: Annotated[
         float, Field(ge=0.1, le=300, description="How often an event stream shows that it lives while nothing happens.")
     ] = 15

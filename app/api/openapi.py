@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from app.api import idempotency
 from app.api.authentication import is_open
 from app.api.links import link
 from app.api.problems import MEDIA_TYPE, Problem
@@ -68,7 +69,10 @@ _BEARER: Final = {
 
 
 def complete(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with links, problems in place of the framework's own kind, and who each operation is for."""
+    """Return the document with links, problems in place of the framework's own kind, and who each operation is for.
+
+    Every POST takes an Idempotency-Key, and may be refused for it.
+    """
     document["components"]["securitySchemes"] = {"bearer": _BEARER}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
@@ -82,6 +86,11 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
+    for operations in document["paths"].values():
+        if operation := operations.get("post"):
+            operation["parameters"] = [*operation.get("parameters", ()), idempotency.PARAMETER]
+            found = {str(status): _problem(status) for status in idempotency.REFUSALS} | operation["responses"]
+            operation["responses"] = {status: found[status] for status in sorted(found)}
     schemas = document["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema()
     for unused in ("HTTPValidationError", "ValidationError"):

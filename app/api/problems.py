@@ -80,6 +80,8 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     processing_errors.AttemptsExhaustedError: (500, "Processing never ended"),
     errors.InvalidWebhookUrlError: (422, "Invalid webhook URL"),
     errors.WebhookLimitError: (409, "Too many webhooks"),
+    errors.IdempotencyKeyReusedError: (422, "Idempotency key reused"),
+    errors.IdempotencyKeyInFlightError: (409, "Idempotency key in flight"),
     errors.StorageFullError: (507, "Storage full"),
     errors.StorageUnavailableError: (503, "Storage unavailable"),
     errors.DatabaseUnavailableError: (503, "Database unavailable"),
@@ -87,6 +89,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
 _BY_CODE: Final = {error.code: row for error, row in TABLE.items()}
 _OF_A_PROCESSOR: Final = TABLE[processing_errors.ProcessorFailedError]
 _RETRY_AFTER_SECONDS: Final = "2"
+_IN_FLIGHT: Final = _PREFIX + errors.IdempotencyKeyInFlightError.code
 
 
 class Problem(BaseModel):
@@ -112,10 +115,12 @@ def of_error(error: BoatloadError) -> Problem:
     return problem.model_copy(update=dict(error.facts))
 
 
-def answer(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response for a problem."""
-    response = Response(to_json(problem), problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
-    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+def answer(problem: Problem, headers: Mapping[str, str] | None = None, *, members: bytes = b"") -> Response:
+    """Return the response for a problem, with the members of a JSON object beside its own."""
+    body = to_json(problem)
+    body = body[:-1] + b"," + members[1:] if members else body
+    response = Response(body, problem.status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE or problem.type == _IN_FLIGHT:
         response.headers["Retry-After"] = _RETRY_AFTER_SECONDS
     return response
 

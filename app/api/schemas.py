@@ -9,7 +9,6 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
-from pydantic_core import to_json
 
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
@@ -314,7 +313,7 @@ def batch_out(batch: domain.Batch) -> Batch:
 
 def snapshot_json(snapshot: Snapshot) -> bytes:
     """Return a batch as JSON; for `Snapshot.once`."""
-    return BATCH.dump_json(batch_out(snapshot.batch))
+    return draft_batch(snapshot.batch)
 
 
 def upload_out(upload: DomainUpload) -> Upload:
@@ -375,8 +374,11 @@ def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) 
     return _RESULTS.dump_json(results)[1:-1]
 
 
-def multipart_answer(batch: domain.Batch, drafts: Sequence[bytes]) -> bytes:
-    """Return a MultipartAnswer as JSON, of results that `draft_results` wrote."""
-    shown = batch_out(batch)
-    url = to_json(shown.url)
-    return b'{"batch":%b,"results":[%b],"url":%b}' % (BATCH.dump_json(shown), b",".join(drafts), url)
+def draft_batch(batch: domain.Batch) -> bytes:
+    """Return a batch as JSON."""
+    return BATCH.dump_json(batch_out(batch))
+
+
+def multipart_answer(batch_id: UUID, batch: bytes, drafts: Sequence[bytes]) -> bytes:
+    """Return a MultipartAnswer as JSON, of what `draft_batch` and `draft_results` wrote."""
+    return b'{"batch":%b,"results":[%b],"url":"/v1/batches/%b"}' % (batch, b",".join(drafts), str(batch_id).encode())

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Seq
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 
@@ -22,6 +22,7 @@ _FIRST_SECONDS: Final = 0.1
 _LONGEST_SECONDS: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(connect=10, read=120, write=30, pool=None)
 _AGAIN: Final = frozenset({408, 423, 425, 429})
+_IN_FLIGHT: Final = "idempotency-key-in-flight"
 _SERVER_ERROR: Final = 500
 _ERROR: Final = 300
 
@@ -111,8 +112,8 @@ class Remote:
         await self._client.aclose()
 
     async def open_batch(self, label: str) -> Json:
-        """Open a batch, and return it."""
-        return await self._call("POST", "/v1/batches", json={"label": label})
+        """Open a batch, and return it. However often its answer is lost, there is one."""
+        return await self._call("POST", "/v1/batches", json={"label": label}, headers={"Idempotency-Key": str(uuid4())})
 
     async def get_batch(self, batch_id: UUID) -> Json:
         """Return the account of a batch."""
@@ -209,9 +210,9 @@ def _refusal(answer: httpx.Response) -> Exception:
     except BusyError:
         problem = {}
     detail = str(problem.get("detail") or f"It answers {status} {answer.reason_phrase}.")
-    if status >= _SERVER_ERROR or status in _AGAIN:
-        return BusyError(detail, _seconds(answer.headers))
     code = str(problem.get("type") or status).rpartition("/")[2]
+    if status >= _SERVER_ERROR or status in _AGAIN or code == _IN_FLIGHT:
+        return BusyError(detail, _seconds(answer.headers))
     refs = [str(ref) for ref in problem.get("refs") or [] if ref is not None]
     return ProblemError(status, code, detail, refs)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import asyncpg
@@ -42,6 +43,7 @@ _LOST: Final = (
     asyncpg.InternalClientError,
 )
 _CONNECTING: Final = (*_LOST, OSError)
+_JOINED: Final["ContextVar[tuple[Database, Connection] | None]"] = ContextVar("boatload_joined", default=None)
 
 
 class Database:
@@ -78,7 +80,14 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> "AsyncGenerator[Connection]":
-        """Lend a connection; each statement is its own transaction. Raises DatabaseUnavailableError."""
+        """Lend a connection; each statement is its own transaction, unless `joined`.
+
+        Raises DatabaseUnavailableError.
+        """
+        joined = _JOINED.get()
+        if joined and joined[0] is self:
+            yield joined[1]
+            return
         with translated(_CONNECTING):
             connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
         try:
@@ -96,6 +105,15 @@ class Database:
         """
         async with self.connection() as connection, connection.transaction():
             yield connection
+
+    @contextmanager
+    def joined(self, connection: "Connection") -> Generator[None]:
+        """Within, whatever this task asks of this database is part of the transaction that `connection` is in."""
+        token = _JOINED.set((self, connection))
+        try:
+            yield
+        finally:
+            _JOINED.reset(token)
 
 
 @contextmanager

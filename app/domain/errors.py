@@ -308,6 +308,24 @@ class WebhookLimitError(BoatloadError):
     code = "webhook-limit"
 
 
+class IdempotencyKeyReusedError(BoatloadError):
+    """The key of another request."""
+
+    code = "idempotency-key-reused"
+
+    def __init__(self) -> None:
+        super().__init__("The key was sent with another request. Nothing was changed; send this one with a new key.")
+
+
+class IdempotencyKeyInFlightError(BoatloadError):
+    """A request that is on its way already, under the same key."""
+
+    code = "idempotency-key-in-flight"
+
+    def __init__(self) -> None:
+        super().__init__("A request with that key is still on its way. Send it again in a moment to learn its answer.")
+
+
 class StorageFullError(BoatloadError):
     """The store has no room."""
 

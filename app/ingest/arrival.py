@@ -12,6 +12,7 @@ from app.domain.ids import Ids
 from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Refusal
 from app.storage.base import ObjectWriter, Store
+from app.storage.forgetful import ForgetfulStore
 
 _MOST_PIECES: Final = 64
 """A body in crumbs must not cost many times its size in memory."""
@@ -67,7 +68,7 @@ class Assembly:
         filename: str,
         content_type: str | None,
         *,
-        store: Store,
+        store: Store | ForgetfulStore,
         limits: Limits,
         new_id: Ids,
         hashers: Executor,

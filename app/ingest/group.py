@@ -17,13 +17,19 @@ import structlog
 
 from app.db.pool import Database
 from app.domain.batch import Batch, new_batch
-from app.domain.errors import BoatloadError, QuotaExceededError, StorageUnavailableError
+from app.domain.errors import (
+    BoatloadError,
+    IdempotencyKeyInFlightError,
+    QuotaExceededError,
+    StorageUnavailableError,
+)
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.receiving import Place
 from app.domain.upload import Upload, UploadStatus
 from app.ingest.arrival import Arrival
 from app.ingest.joining import Joined, Joiner, Known
+from app.ingest.keyed import RivalsError, Stretch, record
 from app.ingest.within_quota import Allowance
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -61,6 +67,8 @@ class Submission:
     behind: "Submission | None" = None
     """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
     draft: Draft | None = None
+    stretch: Stretch | None = None
+    """What is noted of it, where its request has a key."""
     kept: asyncio.Future[Kept] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     places: list[Place | None] = field(default_factory=list)
     """For each arrival its object and offset, once it is durable."""
@@ -174,6 +182,9 @@ class GroupCommit:
                 if within_quota:
                     raise
                 within_quota = True
+            except RivalsError as rivals:
+                lost = [one for one in waiting if one.stretch and one.stretch.request.id in rivals.ids]
+                _refuse(lost, IdempotencyKeyInFlightError())
             else:
                 return
 
@@ -303,7 +314,7 @@ class GroupCommit:
                 if place and not (held and (submission.owner, arrival.sha256, arrival.size_bytes) in held):
                     ends[place[0]] = max(place[1] + arrival.size_bytes, ends.get(place[0], 0))
         await uow.objects.record(list(ends.items()))
-        if uploads and any(submission.draft for submission, _ in kept):
+        if uploads and any(one.draft or one.stretch for one, _ in kept):
             await asyncio.gather(uow.uploads.insert(uploads), asyncio.to_thread(_draft, kept))
         elif uploads:
             await uow.uploads.insert(uploads)
@@ -311,6 +322,8 @@ class GroupCommit:
         await uow.batches.save(list(moved.values()))
         to_process = [one.id for one in (*uploads, *changed.values()) if one.status is UploadStatus.PENDING]
         await queue.enqueue(uow.connection, to_process)
+        if keyed := [(one.stretch, moved.get(one.batch_id, joined.batch)) for one, joined in kept if one.stretch]:
+            await record(uow, keyed)
 
     def _let_go(self, group: Sequence[Submission]) -> None:
         """Close the writers, and leave a full pack behind. What no row refers to is the sweeper's. Blocks."""
@@ -332,6 +345,8 @@ def _draft(kept: Sequence[tuple[Submission, Joined]]) -> None:
     for submission, joined in kept:
         if submission.draft:
             submission.drafted = submission.draft(submission.arrivals, joined.uploads)
+        if submission.stretch:
+            submission.stretch.draft(submission.arrivals, joined.uploads, submission.drafted)
 
 
 def _is_over_quota(submission: Submission) -> bool:

@@ -57,9 +57,9 @@ class Joiner:
         for arrival in arrivals[:1]:
             arrival.already = False
         if not arrivals:
-            if batch.sealed_at or batch.status in FINAL_BATCH:
+            if not seals or batch.sealed_at or batch.status in FINAL_BATCH:
                 return Joined(batch, [])
-            return Joined(advance(batch, Tally(), now=now, seal=seals), [])
+            return Joined(advance(batch, Tally(), now=now, seal=True), [])
         if known and (found := _known(batch, arrivals[0], known)):
             return _fill(batch, arrivals[0], places[0], found, known=known, now=now)
         if arrivals[0].fills:

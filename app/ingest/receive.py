@@ -17,8 +17,10 @@ from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
 from app.ingest.group import Draft, GroupCommit, Kept, Submission
 from app.ingest.intake import Intake
+from app.ingest.keyed import KeyedRequest, Stretch
 from app.ingest.uninterrupted import in_thread
 from app.storage.base import Store
+from app.storage.forgetful import FORGETFUL
 
 _HASHERS: Final = 2
 _KNOWN_FIELDS: Final = frozenset({"batch_id"})
@@ -48,19 +50,21 @@ class Target:
     owner: UUID
     find_batch: Callable[[str | None], Awaitable[UUID | None]]
     draft: Draft | None = None
+    keyed: KeyedRequest | None = None
+    """Where it has a key: what was kept of it before. `find_batch` is not asked where that says which batch it is."""
 
 
 @dataclass(slots=True)
 class Receipt:
     """What became of a request: one outcome for each file part, in order, as far as it went.
 
+    Parts that were kept before under the request's key have none.
+
     `error` says why it did not go to its end; what is in `outcomes` was kept all the same.
     """
 
     batch: Batch | None = None
     outcomes: list[Upload] = field(default_factory=list)
-    duplicates: list[bool] = field(default_factory=list)
-    """For each outcome whether the owner's bytes were there already."""
     drafts: list[bytes] = field(default_factory=list)
     """What the target's `draft` wrote of the outcomes, a piece for each run of them."""
     error: BoatloadError | None = None
@@ -69,8 +73,11 @@ class Receipt:
 class Reception:
     """What a parser says of one body, as it says it. Lives in the parsing thread between two flushes."""
 
-    def __init__(self, *, store: Store, limits: Limits, new_id: Ids, hashers: Executor) -> None:
+    def __init__(
+        self, *, store: Store, limits: Limits, new_id: Ids, hashers: Executor, keyed: KeyedRequest | None = None
+    ) -> None:
         self._store: Final = store
+        self._keyed: Final = keyed
         self._limits: Final = limits
         self._hashers: Final = hashers
         self.new_id: Final = new_id
@@ -102,7 +109,7 @@ class Reception:
             self.files,
             name,
             content_type,
-            store=self._store,
+            store=FORGETFUL if self._keyed and self.files < self._keyed.parts else self._store,
             limits=self._limits,
             new_id=self.new_id,
             hashers=self._hashers,
@@ -117,10 +124,17 @@ class Reception:
         self._assembly.add(data)
 
     def end_file(self) -> None:
-        """End the file: it is whole. Raises as `add` does."""
+        """End the file: it is whole. Raises as `add` does, and IdempotencyKeyReusedError where it is another one."""
         assert self._assembly is not None
-        self.ready.append(self._assembly.finish())
+        arrival = self._assembly.finish()
         self._assembly = None
+        if not (self._keyed and self._keyed.has(arrival, self.batch_field)):
+            self.ready.append(arrival)
+
+    @property
+    def batch_field(self) -> str:
+        """The text of the field `batch_id`, empty where none came."""
+        return self.fields.get("batch_id", "")
 
     def add_field(self, name: str, value: str) -> None:
         """Take a text field. Raises InvalidFieldError for a `batch_id` behind the first file."""
@@ -168,7 +182,9 @@ class Receiver:
         Each file that is whole is kept, and durable when this returns, whatever follows it; the one that was cut is
         not. Errors of the request are in the receipt; a body that breaks off raises what `body` raised, after the same.
         """
-        reception = Reception(store=self._store, limits=self._limits, new_id=self._new_id, hashers=self._hashers)
+        reception = Reception(
+            store=self._store, limits=self._limits, new_id=self._new_id, hashers=self._hashers, keyed=target.keyed
+        )
         session = _Session(reception, make_parser(reception), self._group, self._budget, target)
         try:
             async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:
@@ -199,8 +215,9 @@ class _Session:
         self._group: Final = group
         self._budget: Final = budget
         self._target: Final = target
-        self._batch_id: UUID | None = None
-        self._opens = False
+        self._keyed: Final = target.keyed
+        self._batch_id = target.keyed.batch_id if target.keyed else None
+        self._opens = bool(target.keyed and target.keyed.opened)
         self._last: Submission | None = None
         self._held_bytes = 0
         self._submitted: Final[list[asyncio.Task[tuple[Submission, Kept]]]] = []
@@ -235,6 +252,10 @@ class _Session:
         await in_thread(self._parser.finish)
         if not self._reception.files:
             raise NoFilesError("The body holds no file part.")
+        if self._keyed:
+            self._keyed.check_end(self._reception.files)
+            if self._keyed.ended is not None:
+                return
         await self._submit(last=True)
 
     async def settle(self) -> None:
@@ -251,7 +272,6 @@ class _Session:
                 submission, (batch, uploads) = answer
                 self.receipt.batch = batch
                 self.receipt.outcomes += uploads
-                self.receipt.duplicates += [arrival.duplicate for arrival in submission.arrivals]
                 self.receipt.drafts += [submission.drafted] if submission.drafted else []
         refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
         if isinstance(refused, BoatloadError):
@@ -271,14 +291,18 @@ class _Session:
 
     async def _submit(self, *, last: bool = False) -> None:
         ready = self._reception.ready
-        if not ready and not (last and self._opens):
+        if not ready and not (last and (self._opens or self._keyed)):
             return
         if self._batch_id is None:
             self._batch_id = await self._target.find_batch(self._reception.fields.get("batch_id"))
             self._opens = self._batch_id is None
         self._reception.ready = []
+        stretch: Stretch | None = None
         memory = sum(arrival.memory_bytes for arrival in ready)
         self._held_bytes -= memory
+        if self._keyed:
+            first = ready[0].index if ready else self._reception.files
+            stretch = Stretch(self._keyed, first, self._reception.batch_field, opened=self._opens, ends=last)
         submission = Submission(
             owner=self._target.owner,
             batch_id=self._batch_id or self._reception.new_id(),
@@ -288,6 +312,7 @@ class _Session:
             behind=self._last,
             draft=self._target.draft,
             one_by_one=True,
+            stretch=stretch,
         )
         self._last = submission
         self._batch_id = submission.batch_id

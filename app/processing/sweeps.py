@@ -29,7 +29,7 @@ TRIM_SECONDS: Final = 600.0
 """How often the queue's own log is trimmed."""
 
 EXPIRE_SECONDS: Final = 60.0
-"""How often uploads are looked for whose time has run out."""
+"""How often uploads, and keys of requests, are looked for whose time has run out."""
 
 
 class Sweeper:
@@ -47,6 +47,7 @@ class Sweeper:
             _again_and_again(self.requeue, min(REQUEUE_SECONDS, interval_seconds), stop),
             _again_and_again(self.trim_queue_log, TRIM_SECONDS, stop),
             _again_and_again(self.expire_uploads, min(EXPIRE_SECONDS, interval_seconds), stop),
+            _again_and_again(self.forget_keys, min(EXPIRE_SECONDS, interval_seconds), stop),
             _again_and_again(self.remove_abandoned, interval_seconds, stop),
         )
 
@@ -89,6 +90,16 @@ class Sweeper:
     async def expire_uploads(self) -> int:
         """Fail what was declared and did not come in time, and return how many."""
         return await expire_uploads(self._database, self._clock)
+
+    async def forget_keys(self) -> int:
+        """Forget requests whose Idempotency-Key has run out, and return how many."""
+        forgotten = 0
+        while True:
+            async with reading(self._database) as uow:
+                chunk = await uow.idempotency_keys.delete_expired(self._clock(), _CHUNK)
+            forgotten += chunk
+            if chunk < _CHUNK:
+                return forgotten
 
     async def remove_abandoned(self) -> int:
         """Remove objects that no upload refers to, and return how many.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from app.repositories.api_keys import ApiKeys
 from app.repositories.batches import Batches
+from app.repositories.idempotency_keys import IdempotencyKeys
+from app.repositories.idempotency_runs import IdempotencyRuns
 from app.repositories.objects import Objects
 from app.repositories.quota_usage import QuotaUsage
 from app.repositories.quotas import Quotas
@@ -45,6 +47,8 @@ class UnitOfWork:
     webhook_endpoints: WebhookEndpoints
     webhook_secrets: WebhookSecrets
     webhook_deliveries: WebhookDeliveries
+    idempotency_keys: IdempotencyKeys
+    idempotency_runs: IdempotencyRuns
 
 
 def _bind(connection: "Connection") -> UnitOfWork:
@@ -64,6 +68,8 @@ def _bind(connection: "Connection") -> UnitOfWork:
         webhook_endpoints=WebhookEndpoints(connection),
         webhook_secrets=WebhookSecrets(connection),
         webhook_deliveries=WebhookDeliveries(connection),
+        idempotency_keys=IdempotencyKeys(connection),
+        idempotency_runs=IdempotencyRuns(connection),
     )
 
 

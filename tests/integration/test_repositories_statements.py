@@ -16,7 +16,8 @@ from app.domain.batch import Batch
 from app.domain.upload import Upload
 from app.domain.webhook import Delivery, Endpoint
 from app.jobs import queue
-from app.repositories import api_keys, batches, uploads, webhook_deliveries, webhook_endpoints
+from app.repositories import api_keys, batches, idempotency_keys, uploads, webhook_deliveries, webhook_endpoints
+from app.repositories.idempotency_keys import Keyed
 from app.repositories.webhook_deliveries import Claimed
 
 DECLARED: Final = ["declared_sha256", "partial", "expires_at", "takeover", "batch_status"]
@@ -28,6 +29,7 @@ MAPPED: Final = (
     (api_keys, ApiKey, 3),
     (webhook_endpoints, Endpoint, 3),
     (webhook_deliveries, Delivery, 3),
+    (idempotency_keys, Keyed, 1),
 )
 WORKERS_OWN: Final = {
     "api_keys": {"digest"},
@@ -112,6 +114,7 @@ async def test_mapped_statements_return_exactly_the_fields(database_url: str) ->
         ("api_keys", ApiKey),
         ("webhook_endpoints", Endpoint),
         ("webhook_deliveries", Delivery),
+        ("idempotency_keys", Keyed),
     ],
 )
 async def test_the_dataclass_has_each_column_that_is_not_the_workers_own(

@@ -16,6 +16,7 @@ REVISIONS: Final = (
     "doors",
     "credentials",
     "quotas",
+    "idempotency",
 )
 """All, oldest first."""
 

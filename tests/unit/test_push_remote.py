@@ -51,6 +51,16 @@ async def test_what_may_pass_is_tried_again(status: int) -> None:
     assert all("authorization: bearer s3cret" in head.lower() for head in heads)
 
 
+async def test_a_batch_is_opened_under_one_key_however_often_it_is_asked_for() -> None:
+    heads: list[str] = []
+    in_flight = answer(409, {"type": "/problems/idempotency-key-in-flight", "detail": "Wait."})
+    async with saying([b"", in_flight, answer(503, {}), answer(201, {"id": 1})], heads) as remote:
+        assert await remote.open_batch("a") == {"id": 1}
+        await remote.open_batch("a")
+    keys = [line for head in heads for line in head.lower().split("\r\n") if line.startswith("idempotency-key: ")]
+    assert (len(heads), len(keys), len(set(keys)), len(set(keys[:4]))) == (5, 5, 2, 1)
+
+
 async def test_retry_after_is_waited_for() -> None:
     async with saying([answer(503, {}, "Retry-After: 1"), answer(200, {})], []) as remote:
         started = monotonic()

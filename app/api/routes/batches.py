@@ -10,13 +10,14 @@ from app.api import polling, schemas
 from app.api.body import describe_body, read_json
 from app.api.cursors import AFTER_NONE, BEFORE_ALL
 from app.api.dependencies import DEFAULT_LIMIT, BatchId, Ctx, Cursor, Limit, page, tagged
+from app.api.idempotency import IdempotentRoute
 from app.api.openapi import NOT_MODIFIED, responses
 from app.api.prefer import wait_seconds
 from app.domain.batch import FINAL_BATCH, Batch, BatchStatus
 from app.domain.upload import Upload, UploadStatus
 from app.progress.position import Position
 
-router: Final = APIRouter(prefix="/v1/batches", tags=["batches"])
+router: Final = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=IdempotentRoute)
 
 _RETRY_BODY_BYTES: Final = 1 << 20
 """Room for more ids than are taken, so that too many are answered as such."""

@@ -7,12 +7,13 @@ from fastapi import APIRouter, Request, Response
 from app.api import schemas
 from app.api.body import describe_body, read_json
 from app.api.dependencies import BatchId, Ctx, tagged
+from app.api.idempotency import IdempotentRoute
 from app.api.openapi import responses
 from app.domain.errors import InvalidFilenameError
 from app.domain.filename import parse_filename
 from app.domain.receiving import NewUpload
 
-router: Final = APIRouter(prefix="/v1/batches", tags=["batches"])
+router: Final = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=IdempotentRoute)
 
 _MAX_BYTES: Final = 16 * 1024 * 1024
 

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 
 from app.api import tus_docs, tus_headers
 from app.api.dependencies import Context, Ctx, UploadId
+from app.api.idempotency import key_in
 from app.api.tus_headers import PATH, VERSION, Creation
 from app.api.tus_route import TusRoute, may_go_on_for_long
 from app.domain.errors import BoatloadError
@@ -20,6 +21,8 @@ from app.ingest.tus import to_be_told, told
 
 router: Final = APIRouter(prefix=PATH, tags=["tus"], route_class=TusRoute)
 
+_TOLD_BY: Final = ("Upload-Length", "Upload-Defer-Length", "Upload-Metadata", "Upload-Concat")
+"""What tells a creation from others; bytes that come with it may be others, or none."""
 _UNNAMED: Final = b"unnamed"
 _FRESH: Final = {"Cache-Control": "no-store"}
 
@@ -42,6 +45,7 @@ async def create_upload(ctx: Ctx, request: Request) -> Response:
     """Make an upload, in the batch that `batch_id` in Upload-Metadata names, or alone in a batch of its own."""
     creation = tus_headers.read_creation(request.headers, path=PATH, max_bytes=ctx.services.limits.max_file_bytes)
     metadata, concat = creation.metadata, creation.concat
+    key = key_in(request, *(request.headers.get(name, "").encode("latin-1") for name in _TOLD_BY))
     new = NewUpload(
         ref=metadata.ref,
         filename=parse_filename(metadata.filename or _UNNAMED),
@@ -51,11 +55,11 @@ async def create_upload(ctx: Ctx, request: Request) -> Response:
         partial=concat is not None and concat.parts is None,
     )
     if concat and concat.parts is not None:
-        known = await ctx.services.tus.concatenate(ctx.owner, metadata.batch_id, new, concat.parts)
+        known = await ctx.services.tus.concatenate(ctx.owner, metadata.batch_id, new, concat.parts, key)
     else:
-        known, fresh = await ctx.services.tus.create(ctx.owner, metadata.batch_id, new)
+        known, fresh = await ctx.services.tus.create(ctx.owner, metadata.batch_id, new, key)
         if creation.body:
-            known = await _first_bytes(ctx, request, creation, known, fresh=fresh)
+            known = await _first_bytes(ctx, request, creation, known, fresh=fresh, known_by_key=key is not None)
     headers = _standing(known) | {"Location": f"{ctx.base}{PATH}/{known.upload.id}"}
     if may_go_on_for_long(request):
         headers["Connection"] = "close"
@@ -121,12 +125,12 @@ async def terminate_upload(ctx: Ctx, upload_id: UploadId) -> Response:
 
 
 async def _first_bytes(
-    ctx: Context, request: Request, creation: Creation, known: Receiving, *, fresh: bool
+    ctx: Context, request: Request, creation: Creation, known: Receiving, *, fresh: bool, known_by_key: bool
 ) -> Receiving:
     """Take the bytes that came with the creation; return the upload as it is then.
 
     Of an upload that was made before nothing is taken unless it is empty: the answer says where to go on. One that is
-    new and has no ref goes again where its bytes are not taken, because its client never learns of it.
+    new, with neither ref nor key, goes again where its bytes are not taken, because its client never learns of it.
     """
     assert creation.body is not None
     upload_id = known.upload.id
@@ -144,7 +148,7 @@ async def _first_bytes(
             checks=_checks(creation.checksum),
         )
     except (BoatloadError, ClientDisconnect):
-        if fresh and known.upload.ref is None:
+        if fresh and known.upload.ref is None and not known_by_key:
             alone = creation.metadata.batch_id is None
             await ctx.services.resumable.terminate(ctx.owner, upload_id, with_batch=alone)
         raise

@@ -1,6 +1,7 @@
 """Files in by multipart, and single uploads: read, history, delete."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -9,10 +10,18 @@ from fastapi import APIRouter, Request, Response
 from app.api import problems, schemas
 from app.api.cursors import AFTER_NONE
 from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, Limit, UploadId, page, tagged
+from app.api.idempotency import key_in
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
 from app.api.problems import Problem
-from app.domain.errors import NotFoundError, QuotaExceededError, RequestTooLargeError
+from app.domain.errors import (
+    IdempotencyKeyInFlightError,
+    IdempotencyKeyReusedError,
+    NotFoundError,
+    QuotaExceededError,
+    RequestTooLargeError,
+)
+from app.ingest.idempotency import Kept
 from app.ingest.receive import Receipt, Target
 
 router: Final = APIRouter(tags=["uploads"])
@@ -32,12 +41,11 @@ _INGEST: Final = responses(400, 404, 409, 413, 415, 422, 507, also={207: _SOME})
 )
 async def add_uploads(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
     """Add files to a batch. Each file that is whole is stored, whatever becomes of the others."""
-    await ctx.services.batches.get_open(ctx.owner, batch_id)
 
     async def find_batch(_field: str | None) -> UUID:
         return batch_id
 
-    return await _receive(ctx, request, find_batch)
+    return await _receive(ctx, request, find_batch, batch_id=batch_id)
 
 
 @router.post(
@@ -94,49 +102,57 @@ async def delete_upload(ctx: Ctx, upload_id: UploadId) -> Response:
 
 
 async def _receive(
-    ctx: Context, request: Request, find_batch: Callable[[str | None], Awaitable[UUID | None]]
+    ctx: Context,
+    request: Request,
+    find_batch: Callable[[str | None], Awaitable[UUID | None]],
+    *,
+    batch_id: UUID | None = None,
 ) -> Response:
+    """Take the body into the batch that `find_batch` finds, which is `batch_id` where that is known before the body."""
+    key = key_in(request)
+    target = Target(ctx.owner, find_batch, schemas.draft_results)
+    try:
+        if key is None:
+            return _answer(await _take(ctx, request, target, batch_id), Kept())
+        async with ctx.services.idempotency.keeping(key, schemas.draft_batch) as keyed:
+            receipt = await _take(ctx, request, replace(target, keyed=keyed), batch_id)
+            reused = isinstance(receipt.error, IdempotencyKeyReusedError)
+            before = Kept() if reused else await ctx.services.idempotency.results(keyed)
+            return _answer(receipt, before)
+    except (IdempotencyKeyInFlightError, IdempotencyKeyReusedError, QuotaExceededError) as error:
+        return problems.answer_error(error, Connection="close")  # nobody reads the body
+
+
+async def _take(ctx: Context, request: Request, target: Target, batch_id: UUID | None) -> Receipt:
+    known = target.keyed is not None and target.keyed.parts > 0
+    if batch_id and not known:
+        await ctx.services.batches.get_open(ctx.owner, batch_id)
     limits = ctx.services.limits
     boundary = boundary_of(request.headers.get("content-type"), request.headers.get("content-encoding"))
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > limits.max_request_bytes:
         raise RequestTooLargeError(f"The body is over {limits.max_request_bytes} bytes.")
-    least = int(length) - limits.max_parts * _PART_HEAD_BYTES if length.isdecimal() else 0
-    try:
+    if not known:
+        least = int(length) - limits.max_parts * _PART_HEAD_BYTES if length.isdecimal() else 0
         await ctx.services.quotas.check(ctx.owner, least)
-    except QuotaExceededError as error:
-        return problems.answer_error(error, Connection="close")
-    receipt = await ctx.services.receiver.receive(
-        request.stream(),
-        lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts),
-        Target(ctx.owner, find_batch, schemas.draft_results),
+    return await ctx.services.receiver.receive(
+        request.stream(), lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts), target
     )
-    return _answer(receipt)
 
 
-def _answer(receipt: Receipt) -> Response:
+def _answer(receipt: Receipt, before: Kept) -> Response:
     """Answer 201, 207 or 422 by what was taken; or with the problem, and beside it what was kept before it."""
+    drafts = [*before.results, *receipt.drafts]
+    batch_id = receipt.batch.id if receipt.batch else before.batch_id
+    batch = schemas.draft_batch(receipt.batch) if receipt.batch else before.batch
+    answer = schemas.multipart_answer(batch_id, batch, drafts) if batch_id and batch else b""
     if receipt.error:
-        return problems.answer(_with_results(problems.of_error(receipt.error), receipt), {"Connection": "close"})
-    assert receipt.batch is not None
-    sent = len(receipt.outcomes)
-    taken = sum(upload.error is None for upload in receipt.outcomes)
+        return problems.answer(problems.of_error(receipt.error), {"Connection": "close"}, members=answer)
+    sent = before.sent + len(receipt.outcomes)
+    taken = before.taken + sum(upload.error is None for upload in receipt.outcomes)
     if not taken:
         detail = f"None of the {sent} files was taken. Each result says why."
         problem = Problem(type="/problems/no-file-taken", title="No file taken", status=422, detail=detail)
-        return problems.answer(_with_results(problem, receipt))
-    return Response(
-        schemas.multipart_answer(receipt.batch, receipt.drafts),
-        201 if taken == sent else 207,
-        {"Location": f"/v1/batches/{receipt.batch.id}"},
-        media_type="application/json",
-    )
-
-
-def _with_results(problem: Problem, receipt: Receipt) -> Problem:
-    if receipt.batch is None:
-        return problem
-    batch = schemas.batch_out(receipt.batch)
-    kept = zip(receipt.outcomes, receipt.duplicates, strict=True)
-    results = [schemas.result_out(index, upload, duplicate=twice) for index, (upload, twice) in enumerate(kept)]
-    return problem.model_copy(update={"batch": batch, "results": results, "url": batch.url})
+        return problems.answer(problem, members=answer)
+    headers = {"Location": f"/v1/batches/{batch_id}"}
+    return Response(answer, 201 if taken == sent else 207, headers, media_type="application/json")

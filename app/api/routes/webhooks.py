@@ -9,10 +9,11 @@ from app.api import webhook_schemas as schemas
 from app.api.body import describe_body, read_json
 from app.api.cursors import BEFORE_ALL
 from app.api.dependencies import DEFAULT_LIMIT, JSON, Ctx, Cursor, Limit, identity, page
+from app.api.idempotency import IdempotentRoute
 from app.api.openapi import responses
 from app.domain.webhook import DeliveryStatus
 
-router: Final = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+router: Final = APIRouter(prefix="/v1/webhooks", tags=["webhooks"], route_class=IdempotentRoute)
 
 _PRIVATE: Final = {"Cache-Control": "private, no-store"}
 
