@@ -7,9 +7,12 @@ from typing import Any, Final
 from app.api import idempotency
 from app.api.authentication import is_open
 from app.api.links import link
-from app.api.problems import MEDIA_TYPE, Problem
+from app.api.problems import MEDIA_TYPE, OF_ANY_REQUEST, Problem
 
 NOT_MODIFIED: Final = {304: {"description": "You have it already"}}
+CHECKSUM_MISMATCH: Final = 460
+OWN: Final = {CHECKSUM_MISMATCH: "Checksum Mismatch"}
+"""Statuses that HTTP does not know; this one is of tus."""
 Responses = dict[int | str, dict[str, Any]]
 
 
@@ -23,7 +26,7 @@ def responses(
 
 def _problem(status: int) -> dict[str, Any]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": HTTPStatus(status).phrase, "content": content}
+    return {"description": OWN.get(status) or HTTPStatus(status).phrase, "content": content}
 
 
 def multipart_body(**fields: dict[str, object]) -> dict[str, Any]:
@@ -58,6 +61,7 @@ def raw_body(*headers: str) -> dict[str, Any]:
     }
 
 
+_CREDENTIALS: Final = {401, 403}
 _BEARER: Final = {
     "type": "http",
     "scheme": "bearer",
@@ -76,11 +80,10 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
     document["components"]["securitySchemes"] = {"bearer": _BEARER}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
-            if is_open(path) or method == "options":
-                operation["security"] = []
-                continue
-            operation["security"] = [{"bearer": []}]
-            found = {str(status): _problem(status) for status in (401, 403)} | operation["responses"]
+            free = is_open(path) or method == "options"
+            operation["security"] = [] if free else [{"bearer": []}]
+            refusals = OF_ANY_REQUEST | (set() if free else _CREDENTIALS)
+            found = {str(status): _problem(status) for status in refusals} | operation["responses"]
             operation["responses"] = {status: found[status] for status in sorted(found)}
     for path in [*document["paths"].values(), *document["webhooks"].values()]:
         for operation in path.values():

@@ -1,4 +1,4 @@
-"""RFC 9457 problems: the only table from our errors to statuses, and the handlers that answer with it."""
+"""RFC 9457 problems: the only tables from what goes wrong to statuses, and the handlers that answer with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -86,7 +86,20 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.StorageUnavailableError: (503, "Storage unavailable"),
     errors.DatabaseUnavailableError: (503, "Database unavailable"),
 }
-_BY_CODE: Final = {error.code: row for error, row in TABLE.items()}
+OTHERS: Final[Mapping[str, tuple[int, str]]] = {
+    "invalid-request": (422, "Invalid request"),
+    "internal-error": (500, "Internal error"),
+    "method-not-allowed": (405, "Method Not Allowed"),
+    "no-file-taken": (422, "No file taken"),
+    "not-ready": (503, "Not ready"),
+    "stopping": (503, "The service stops"),
+}
+"""Problems that are no error of the domain, by their code."""
+OF_ANY_REQUEST: Final = frozenset(
+    status for error, (status, _) in TABLE.items() if error.__module__ == request_errors.__name__
+)
+"""What any request may be answered with before anybody looks at what it asks for."""
+_BY_CODE: Final = {**{error.code: row for error, row in TABLE.items()}, **OTHERS}
 _OF_A_PROCESSOR: Final = TABLE[processing_errors.ProcessorFailedError]
 _RETRY_AFTER_SECONDS: Final = "2"
 _IN_FLIGHT: Final = _PREFIX + errors.IdempotencyKeyInFlightError.code
@@ -104,7 +117,7 @@ class Problem(BaseModel):
 
 
 def describe(code: str, detail: str) -> Problem:
-    """Return the problem of an error of ours by its code; any other code is one that a processor chose."""
+    """Return the problem of that code, of TABLE or OTHERS; any other code is one that a processor chose."""
     status, title = _BY_CODE.get(code, _OF_A_PROCESSOR)
     return Problem(type=_PREFIX + code, title=title, status=status, detail=detail)
 
@@ -163,8 +176,7 @@ async def _validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError | ValidationError)
     faults = [{"where": _where(fault), "message": str(fault["msg"])} for fault in _faults(error)]
     detail = "; ".join(f"{fault['where']}: {fault['message']}" for fault in faults[:5])
-    problem = Problem(type=_PREFIX + "invalid-request", title="Invalid request", status=422, detail=detail)
-    return answer(problem.model_copy(update={"errors": faults[:100]}))
+    return answer(describe("invalid-request", detail).model_copy(update={"errors": faults[:100]}))
 
 
 def _faults(error: RequestValidationError | ValidationError) -> Sequence[Any]:
@@ -188,14 +200,8 @@ async def client_gone(request: Request, _error: Exception) -> Response:
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
     log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
-    return answer(
-        Problem(
-            type=_PREFIX + "internal-error",
-            title="Internal error",
-            status=500,
-            detail="Something went wrong here. The log of the service says what, under this request's id.",
-        )
-    )
+    detail = "Something went wrong here. The log of the service says what, under this request's id."
+    return answer(describe("internal-error", detail))
 
 
 def _where(fault: ErrorDetails) -> str:

@@ -9,17 +9,15 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import Problem, answer
+from app.api.problems import answer, describe
 
 log: Final = structlog.get_logger("boatload.http")
 
 _HEADER: Final = b"x-request-id"
 _ACCEPTABLE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-STOPPING: Final = Problem(
-    type="/problems/stopping",
-    title="The service stops",
-    status=503,
-    detail="The service was stopped before this request came to its end. What was whole is kept; send the rest again.",
+STOPPING: Final = describe(
+    "stopping",
+    "The service was stopped before this request came to its end. What was whole is kept; send the rest again.",
 )
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 

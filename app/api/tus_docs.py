@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from app.api.openapi import Responses, responses
+from app.api.openapi import CHECKSUM_MISMATCH, Responses, responses
 from app.api.tus_headers import BODY_TYPE, VERSION
 
 
@@ -51,9 +51,8 @@ _CHECKSUM: Final = _field(
 ABILITIES: Final = _answers(
     204, "What is spoken", _told("Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
 )
-CREATED: Final = _answers(
-    201, "Made", _told("Location", "Upload-Offset", "Upload-Expires"), 400, 403, 404, 409, 410, 412, 413, 415, 422, 507
-)
+_TAKING: Final = (400, 403, 404, 409, 410, 412, 413, 415, 423, CHECKSUM_MISMATCH, 507)
+CREATED: Final = _answers(201, "Made", _told("Location", "Upload-Offset", "Upload-Expires"), *_TAKING, 422)
 STANDING: Final = _answers(
     200,
     "Where to go on",
@@ -65,9 +64,7 @@ STANDING: Final = _answers(
     412,
     423,
 )
-APPENDED: Final = _answers(
-    204, "Durable", _told("Upload-Offset", "Upload-Expires"), 400, 403, 404, 409, 410, 412, 413, 415, 423, 507
-)
+APPENDED: Final = _answers(204, "Durable", _told("Upload-Offset", "Upload-Expires"), *_TAKING)
 TERMINATED: Final = _answers(204, "Gone", _told(), 404, 412, 423)
 SPOKEN: Final = {"parameters": [_VERSION]}
 CREATION: Final = {

@@ -7,16 +7,17 @@ from typing import Any, Final
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
+from app.api.openapi import CHECKSUM_MISMATCH
 from app.api.problems import answer, of_error
 from app.api.tus_headers import VERSION
 from app.domain.errors import BoatloadError, ChecksumMismatchError, SizeConflictError, UnsupportedTusVersionError
 
-CHECKSUM_MISMATCH: Final = 460
-_STATUSES: Final[dict[type[BoatloadError], int]] = {
+STATUSES: Final[dict[type[BoatloadError], int]] = {
     ChecksumMismatchError: CHECKSUM_MISMATCH,
     # 409 would have clients ask for the offset and send the same again.
     SizeConflictError: HTTPStatus.BAD_REQUEST,
 }
+"""Where tus has another status than the rest."""
 _READ_AND_DROPPED_BYTES: Final = 16 << 20
 """A body up to this size is read to its end although it is refused, so that the answer is heard for certain."""
 
@@ -41,7 +42,7 @@ class TusRoute(APIRoute):
 
 def _refuse(error: BoatloadError, request: Request) -> Response:
     problem = of_error(error)
-    problem = problem.model_copy(update={"status": _STATUSES.get(type(error), problem.status)})
+    problem = problem.model_copy(update={"status": STATUSES.get(type(error), problem.status)})
     headers = {"Cache-Control": "no-store"}
     if problem.status == HTTPStatus.PRECONDITION_FAILED:
         headers["Tus-Version"] = VERSION

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 from app.api import schemas
 from app.api.dependencies import Ctx
 from app.api.openapi import responses
-from app.api.problems import Problem, answer
+from app.api.problems import answer, describe
 
 router: Final = APIRouter(tags=["health"])
 
@@ -23,6 +23,6 @@ async def readyz(ctx: Ctx) -> schemas.Health | Response:
     """Say that it can serve: its background loops run, and the database answers."""
     if not ctx.services.alive:
         detail = "A background loop has ended. Restart the process; the log says why."
-        return answer(Problem(type="/problems/not-ready", title="Not ready", status=503, detail=detail))
+        return answer(describe("not-ready", detail))
     await ctx.services.check()
     return schemas.Health("ok")

@@ -13,7 +13,6 @@ from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, L
 from app.api.idempotency import key_in
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
-from app.api.problems import Problem
 from app.domain.errors import (
     IdempotencyKeyInFlightError,
     IdempotencyKeyReusedError,
@@ -152,7 +151,6 @@ def _answer(receipt: Receipt, before: Kept) -> Response:
     taken = before.taken + sum(upload.error is None for upload in receipt.outcomes)
     if not taken:
         detail = f"None of the {sent} files was taken. Each result says why."
-        problem = Problem(type="/problems/no-file-taken", title="No file taken", status=422, detail=detail)
-        return problems.answer(problem, members=answer)
+        return problems.answer(problems.describe("no-file-taken", detail), members=answer)
     headers = {"Location": f"/v1/batches/{batch_id}"}
     return Response(answer, 201 if taken == sent else 207, headers, media_type="application/json")

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import plug_ins
 from tests.support.bad_inputs import LIMITS
+from tests.support.documented import check_status
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, serving
 from tests.support.tus import Tus
@@ -26,7 +27,9 @@ def server(postgres_servers: Servers, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def client(server: Boatload) -> Iterator[httpx.Client]:
+    """It finds fault with any answer that the OpenAPI document does not know."""
     with server.client() as opened:
+        opened.event_hooks = {"response": [check_status]}
         yield opened
 
 
