@@ -73,6 +73,10 @@ class Standing:
         used: int = getattr(self.used, resource)
         return UNLIMITED if most is None else most - used
 
+    def has_room(self, more: Holding) -> bool:
+        """Say whether `with_more` would allow it."""
+        return not any(0 < getattr(more, resource) > self.left(resource) for resource in RESOURCES)
+
     def with_more(self, more: Holding) -> "Standing":
         """Return how things stand with that as well. Raises QuotaExceededError where it may not be.
 

@@ -30,7 +30,7 @@ from app.domain.upload import Upload, UploadStatus
 from app.ingest.arrival import Arrival
 from app.ingest.joining import Joined, Joiner, Known
 from app.ingest.keyed import RivalsError, Stretch, record
-from app.ingest.within_quota import Allowance
+from app.ingest.within_quota import Allowance, LastStandings
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
 from app.storage.pack import PackWriter
@@ -42,6 +42,8 @@ GROUP_UPLOADS: Final = 4000
 LULL_SECONDS: Final = 0.05
 LONGEST_WAIT_SECONDS: Final = 0.5
 _IDLE_CHECK_SECONDS: Final = 10
+_NOWHERE: Final = (UUID(int=0), 0)
+"""Where bytes are said to lie before they are written."""
 
 Kept = tuple[Batch, list[Upload]]
 Held = dict[tuple[UUID, bytes, int], Place]
@@ -104,6 +106,7 @@ class GroupCommit:
         self._wake: Final = asyncio.Event()
         self._stopping = False
         self._monotonic: Final = monotonic
+        self._standings: Final = LastStandings()
         self._last_submission = -LULL_SECONDS
 
     async def submit(self, submission: Submission) -> Kept:
@@ -167,6 +170,9 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[Submission]) -> None:
+        if not self._standings.have_room((one.owner, one.arrivals) for one in group):
+            await self._ask_first(group)
+            group = [submission for submission in group if submission.refusal is None]
         held = await self._find_held(group)
         durable = within_quota = False
         while True:
@@ -188,38 +194,55 @@ class GroupCommit:
             else:
                 return
 
+    async def _ask_first(self, group: Sequence[Submission]) -> None:
+        """Refuse what is over a quota before its bytes are written: in the pack nobody would get them out again."""
+        for submission in group:
+            submission.places = [None if one.refusal else _NOWHERE for one in submission.arrivals]
+        async with unit_of_work(self._database) as uow:
+            await self._join_all(uow, group, {}, within_quota=True)
+        self._standings.learn(uow.usage.standings)
+
     async def _commit_once(self, group: Sequence[Submission], held: Held, *, within_quota: bool) -> None:
         """Commit the group. Raises QuotaExceededError where it is over somebody's quota, and nothing was committed.
 
         With `within_quota` only what is over is refused: owners are locked beforehand, which other processes then wait
         for, and so only where it must be.
         """
-        opened = {one.batch_id: self._new_batch(one) for one in group if one.opens}
-        moved: dict[UUID, Batch] = {}
-        kept: list[tuple[Submission, Joined]] = []
         async with unit_of_work(self._database) as uow:
-            wanted = {submission.batch_id for submission in group} - opened.keys()
-            batches = opened | (await uow.batches.lock(wanted) if wanted else {})
-            await self._hold(uow, held)
-            known = await self._find_known(uow, group, batches)
-            allowance = Allowance(await uow.usage.lock(one.owner for one in group) if within_quota else {})
-            for submission in group:
-                batch = moved.get(submission.batch_id) or batches.get(submission.batch_id)
-                try:
-                    joined = self._join(batch, submission, known, allowance)
-                except BoatloadError as error:
-                    _refuse([submission], error)
-                    continue
-                kept.append((submission, joined))
-                if joined.batch is not batch:
-                    moved[joined.batch.id] = joined.batch
-            for batch_id in opened.keys() & moved.keys():
-                await uow.batches.insert(opened[batch_id])
+            batches, kept = await self._join_all(uow, group, held, within_quota=within_quota)
+            moved = {
+                joined.batch.id: joined.batch for _, joined in kept if joined.batch is not batches[joined.batch.id]
+            }
+            for batch_id in {one.batch_id for one in group if one.opens} & moved.keys():
+                await uow.batches.insert(batches[batch_id])
             await self._write(uow, moved, kept, held)
+        self._standings.learn(uow.usage.standings)
         for submission, joined in kept:
             if not submission.kept.done():
                 batch = moved.get(submission.batch_id) or batches[submission.batch_id]
                 submission.kept.set_result((batch, joined.uploads))
+
+    async def _join_all(
+        self, uow: UnitOfWork, group: Sequence[Submission], held: Held, *, within_quota: bool
+    ) -> tuple[dict[UUID, Batch], list[tuple[Submission, Joined]]]:
+        """Have all join that may, and refuse the others; return the batches as they were, and what is to be written."""
+        opened = {one.batch_id: self._new_batch(one) for one in group if one.opens}
+        wanted = {submission.batch_id for submission in group} - opened.keys()
+        batches = opened | (await uow.batches.lock(wanted) if wanted else {})
+        await self._hold(uow, held)
+        known = await self._find_known(uow, group, batches)
+        allowance = Allowance(await uow.usage.lock(one.owner for one in group) if within_quota else {})
+        current = dict(batches)
+        kept: list[tuple[Submission, Joined]] = []
+        for submission in group:
+            try:
+                joined = self._join(current.get(submission.batch_id), submission, known, allowance)
+            except BoatloadError as error:
+                _refuse([submission], error)
+                continue
+            kept.append((submission, joined))
+            current[joined.batch.id] = joined.batch
+        return batches, kept
 
     def _new_batch(self, submission: Submission) -> Batch:
         now = self._clock()

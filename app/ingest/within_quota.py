@@ -1,6 +1,6 @@
 """What of a group is within its owners' quotas, where not all of it is. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -10,6 +10,9 @@ from app.domain.quota import Holding, Standing, held_by
 from app.domain.upload import Refusal
 from app.ingest.arrival import Arrival
 from app.ingest.joining import Joined, Known
+
+_OWNERS: Final = 10_000
+"""Of so many it is remembered how they stood."""
 
 
 class Allowance:
@@ -51,6 +54,28 @@ class Allowance:
         filled = held_by(known[upload.id].upload for upload in joined.changed)
         more = held_by([*joined.new, *joined.changed]) + -filled + Holding(open_batches=opened)
         self._standings[owner] = standing.with_more(more)
+
+
+class LastStandings:
+    """How owners stood when they were last looked at; of others who are at it as well, it says nothing."""
+
+    def __init__(self) -> None:
+        self._standings: Final[dict[UUID, Standing]] = {}
+
+    def learn(self, standings: Mapping[UUID, Standing]) -> None:
+        """Remember how these stand now."""
+        if len(self._standings) > _OWNERS:
+            self._standings.clear()
+        self._standings.update(standings)
+
+    def have_room(self, wanted: Iterable[tuple[UUID, Sequence[Arrival]]]) -> bool:
+        """Say whether there was room for all of it, were all of it new."""
+        needs: dict[UUID, Holding] = {}
+        for owner, arrivals in wanted:
+            if owner in self._standings:
+                sizes = [arrival.size_bytes for arrival in arrivals if not arrival.refusal]
+                needs[owner] = needs.get(owner, Holding()) + Holding(sum(sizes), len(sizes))
+        return all(self._standings[owner].has_room(need) for owner, need in needs.items())
 
 
 def _open(batch: Batch) -> int:

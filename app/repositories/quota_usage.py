@@ -110,6 +110,8 @@ class QuotaUsage:
         self._connection: Final = connection
         self.counting: bool | None = None
         """Whether anything is counted, once a statement of this transaction has seen it."""
+        self.standings: Final[dict[UUID, Standing]] = {}
+        """How owners stand whom this transaction has locked, as far as it has counted."""
         self._uploads: Final[list[tuple[int, Sequence[Upload]]]] = []
         self._moves: Final[list[tuple[UUID, Holding]]] = []
 
@@ -131,16 +133,17 @@ class QuotaUsage:
             return
         changes = self._changes()
         before = await self._move(changes)
-        for owner, change in changes.items():
-            if owner in before:
-                before[owner].with_more(change)
+        for owner, standing in before.items():
+            self.standings[owner] = standing.with_more(changes[owner])
 
     async def lock(self, owners: Iterable[UUID]) -> dict[UUID, Standing]:
         """Let nobody else change what these hold until this transaction ends, and return it; nothing if not counting.
 
         What this transaction itself has changed is not in it.
         """
-        return await self._move(dict.fromkeys(owners, Holding()))
+        standings = await self._move(dict.fromkeys(owners, Holding()))
+        self.standings.update(standings)
+        return standings
 
     async def find(self, owner: UUID) -> Standing | None:
         """Return what an owner holds and may hold, or None while nothing is counted."""

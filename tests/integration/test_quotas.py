@@ -185,6 +185,24 @@ async def test_bytes_over_a_quota_leave_nothing_in_the_store(services: Services)
     assert await used(services) == Holding(2 * MIB, 1, 1, 0)
 
 
+async def test_small_files_over_a_quota_are_not_written_into_the_pack(services: Services) -> None:
+    """There they could not be removed from, while anything else lies in it."""
+    await services.quotas.set(OWNER, Quota(bytes=10 * KIB))
+    batch = await services.open()
+    await services.add(batch, pattern(9 * KIB))
+    (pack,) = services.folder.glob("*/*")
+    size = pack.stat().st_size
+    for number in range(5):
+        with pytest.raises(QuotaExceededError):
+            await services.add(batch, pattern(2 * KIB, number))
+        await put(services, batch, f"empty {number}", b"")
+        receipt = await services.receive(chunks(multipart(pattern(2 * KIB, number))), batch.id)
+        assert receipt.outcomes[0].error
+        with pytest.raises(QuotaExceededError):
+            await put(services, batch, f"small {number}", pattern(2 * KIB, number))
+    assert [(one, one.stat().st_size) for one in services.folder.glob("*/*")] == [(pack, size)]
+
+
 async def test_what_is_refused_takes_no_bytes_from_a_file_of_another_owner_and_batch(services: Services) -> None:
     """Two of the same bytes in one group are written once, by the one that is refused."""
     await services.quotas.set(OWNER, Quota(files=2))
