@@ -108,6 +108,7 @@ def serve(
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # whom to believe is BOATLOAD_TRUST_PROXY's to say
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
         _tune_memory()

@@ -14,6 +14,7 @@ from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
 from app.api.putting import FileLane
+from app.api.rate_limits import RateLimits
 from app.api.request_log import RequestLog
 from app.api.routes import (
     batches,
@@ -69,6 +70,8 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     )
     app.add_middleware(PollingLane)
     app.add_middleware(FileLane)
+    if limits := RateLimits.of(settings):
+        app.add_middleware(RateLimits, limits=limits)
     app.add_middleware(Authentication)
     # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)

@@ -134,6 +134,13 @@ class Settings(BaseSettings):
     batch_expires_seconds: Annotated[
         int, Field(ge=60, le=366 * DAY, description="Life of a batch whose opener names none.")
     ] = 30 * DAY
+    rate_requests: Annotated[int | None, Field(ge=1, description="Most requests of a caller in a minute.")] = None
+    rate_writes: Annotated[
+        int | None, Field(ge=1, description="Most of those that change something; all count as requests as well.")
+    ] = None
+    rate_bodies: Annotated[
+        int | None, Field(ge=1, description="Most requests of a caller, at the same time, that have a body.")
+    ] = None
     quota_bytes: Annotated[
         int | None, Field(ge=0, description="Most bytes that an owner may hold, sent or announced; else no limit.")
     ] = None

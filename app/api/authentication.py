@@ -85,11 +85,12 @@ def _refusal(error: BoatloadError, scope: Scope) -> Response:
     elif isinstance(error, ForbiddenError):
         needed = error.facts.get("scope")
         headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"' + (f', scope="{needed}"' if needed else "")
-    if _may_have_body(scope):
+    if may_have_body(scope):
         headers["Connection"] = "close"
     return answer_error(error, **headers)
 
 
-def _may_have_body(scope: Scope) -> bool:
+def may_have_body(scope: Scope) -> bool:
+    """Say whether a body may follow the head of a request."""
     fields = dict(scope["headers"])
     return fields.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in fields

@@ -13,6 +13,8 @@ EXPOSED: Final = (
     "ETag",
     "Link",
     "Location",
+    "RateLimit",
+    "RateLimit-Policy",
     "Repr-Digest",
     "Retry-After",
     "Tus-Checksum-Algorithm",

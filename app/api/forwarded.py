@@ -1,6 +1,7 @@
 """Where clients see the service, as a trusted proxy says it (RFC 7239, and the X-Forwarded- fields before it)."""
 
 import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -29,6 +30,29 @@ def public_base(headers: Headers, *, trust_proxy: bool) -> str:
     if scheme not in _SCHEMES or not _HOST.fullmatch(host):
         return prefix
     return f"{scheme}://{host}{prefix}"
+
+
+def client_address(headers: Headers, peer: str, *, trust_proxy: bool) -> IPv4Address | IPv6Address | None:
+    """Return where a request came from: `peer`, or what a trusted proxy says; None where that is no IP address.
+
+    As for `public_base`, the first proxy's word counts. What it hides (`unknown`, `_name`) is the proxy itself.
+    """
+    said = ""
+    if trust_proxy:
+        said = _forwarded(headers.get("forwarded", "")).get("for") or _first(headers, "x-forwarded-for")
+    return _address(said) or _address(peer)
+
+
+def _address(node: str) -> IPv4Address | IPv6Address | None:
+    """Return the address of a node (RFC 7239 §6), which may have a port."""
+    if node.startswith("["):
+        node = node[1:].partition("]")[0]
+    elif node.count(":") == 1:
+        node = node.partition(":")[0]
+    try:
+        return ip_address(node.partition("%")[0])
+    except ValueError:
+        return None
 
 
 def _first(headers: Headers, name: str) -> str:

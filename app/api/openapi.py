@@ -61,7 +61,8 @@ def raw_body(*headers: str) -> dict[str, Any]:
     }
 
 
-_CREDENTIALS: Final = {401, 403}
+_KNOWN_CALLERS: Final = {401, 403, 429}
+"""Refusals of operations that are not for everybody."""
 _BEARER: Final = {
     "type": "http",
     "scheme": "bearer",
@@ -82,7 +83,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         for method, operation in operations.items():
             free = is_open(path) or method == "options"
             operation["security"] = [] if free else [{"bearer": []}]
-            refusals = OF_ANY_REQUEST | (set() if free else _CREDENTIALS)
+            refusals = OF_ANY_REQUEST | (set() if free else _KNOWN_CALLERS)
             found = {str(status): _problem(status) for status in refusals} | operation["responses"]
             operation["responses"] = {status: found[status] for status in sorted(found)}
     for path in [*document["paths"].values(), *document["webhooks"].values()]:

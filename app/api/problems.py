@@ -34,6 +34,7 @@ TABLE: Final[Mapping[type[BoatloadError], tuple[int, str]]] = {
     errors.TooManyUploadsError: (409, "More files than expected"),
     errors.BatchFullError: (413, "The batch is full"),
     errors.QuotaExceededError: (413, "Quota exceeded"),
+    errors.TooManyRequestsError: (429, "Too many requests"),
     errors.InvalidHeaderError: (400, "Invalid header"),
     errors.UnsupportedTusVersionError: (412, "Unsupported tus version"),
     errors.FinalUploadError: (403, "A final upload"),

@@ -76,6 +76,12 @@ class QuotaExceededError(BoatloadError):
     code = "quota-exceeded"
 
 
+class TooManyRequestsError(BoatloadError):
+    """More requests, or more bodies at the same time, than one caller may send; `policy` says which."""
+
+    code = "too-many-requests"
+
+
 class InvalidHeaderError(BoatloadError):
     """A header field whose value makes no sense; `header` names it among the facts."""
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from app.api.forwarded import public_base
+from app.api.forwarded import client_address, public_base
 
 PLACE = r"(https?://[A-Za-z0-9.:\[\]-]+)?(/[A-Za-z0-9._~-]+)*"
 
@@ -54,3 +54,32 @@ def test_whatever_is_sent_makes_an_address_or_none(forwarded: str, proto: str, h
         )
     ]
     assert re.fullmatch(PLACE, public_base(Headers(raw=raw), trust_proxy=True))
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({}, "203.0.113.9"),
+        ({"x-forwarded-for": "192.0.2.1, 10.0.0.1"}, "192.0.2.1"),
+        ({"x-forwarded-for": "192.0.2.1:8080"}, "192.0.2.1"),
+        ({"x-forwarded-for": "2001:db8::1"}, "2001:db8::1"),
+        ({"forwarded": 'for="[2001:db8::1]:8080";proto=https, for=10.0.0.1'}, "2001:db8::1"),
+        ({"forwarded": "for=192.0.2.1", "x-forwarded-for": "192.0.2.2"}, "192.0.2.1"),
+        ({"forwarded": "for=unknown"}, "203.0.113.9"),
+        ({"forwarded": "for=_hidden"}, "203.0.113.9"),
+        ({"x-forwarded-for": "<script>"}, "203.0.113.9"),
+    ],
+)
+def test_a_request_comes_from_where_a_trusted_proxy_says(headers: dict[str, str], address: str) -> None:
+    assert str(client_address(Headers(headers), "203.0.113.9", trust_proxy=True)) == address
+    assert str(client_address(Headers(headers), "203.0.113.9", trust_proxy=False)) == "203.0.113.9"
+
+
+def test_a_peer_without_an_address_comes_from_nowhere() -> None:
+    assert client_address(Headers({}), "", trust_proxy=True) is None
+
+
+@given(st.text(max_size=60))
+def test_whatever_a_proxy_says_is_an_address_or_nothing(said: str) -> None:
+    headers = Headers(raw=[(b"forwarded", b"for=" + said.encode()), (b"x-forwarded-for", said.encode())])
+    assert client_address(headers, "203.0.113.9", trust_proxy=True)
