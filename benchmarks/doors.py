@@ -92,12 +92,12 @@ class PiecesJob:
         os.sync()
         port = server.seat.port
         with _connected(port) as connection, MemoryMeter(server.pid) as meter:
-            batch = _open_batch(port)
+            batch = open_batch(port)
             started = time.perf_counter()
             send = self._send_pieces if by_tus else self._send_whole
             upload_id = send(connection, batch, first, content)
             seconds = time.perf_counter() - started
-            _post(port, f"{batch}/seal")
+            post_empty(port, f"{batch}/seal")
             processing_seconds = wait_until_completed(port, batch)
         path = server.contender.content_path(upload_id)
         if (found := get_sha256(port, path, timeout_seconds=POST_SECONDS)) != digest.hexdigest():
@@ -160,12 +160,14 @@ def _ask(
     return response.status, {name.lower(): value for name, value in response.getheaders()}, content
 
 
-def _open_batch(port: int) -> str:
-    url: str = json.loads(_post(port, "/v1/batches"))["url"]
+def open_batch(port: int) -> str:
+    """Open a batch; return its path. Raises WrongAnswerError."""
+    url: str = json.loads(post_empty(port, "/v1/batches"))["url"]
     return url
 
 
-def _post(port: int, path: str) -> bytes:
+def post_empty(port: int, path: str) -> bytes:
+    """POST without a body; return the answer's. Raises WrongAnswerError where it is refused."""
     connection = http.client.HTTPConnection(HOST, port, timeout=POST_SECONDS)
     try:
         connection.request("POST", path)

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import declaring
 import processing
 import structlog
 from client import WrongAnswerError
@@ -29,6 +30,7 @@ from live import LIVE, live_tables
 from memory import resident_bytes
 from report import Row, render
 from servers import Server, ServerFaultError, running
+from singles import Singles
 from workloads import Measurement, Upload, Workload
 
 from app.db.embedded import EmbeddedError, EmbeddedPostgres
@@ -41,11 +43,13 @@ FULL: Final[tuple[Workload, ...]] = (
     Upload("small", "1,000 files of 4 KiB in one request", 1000, 4096),
     Upload("big", "one file of 512 MiB", 1, 512 * MIB),
     Pieces("tus", "one file of 512 MiB by tus in pieces of 8 MiB", 512 * MIB, 8 * MIB),
+    Singles("put", "2,000 files of 4 KiB, each in a request of its own, over 16 connections", 2000, 4096, 16),
 )
 QUICK: Final[tuple[Workload, ...]] = (
     Upload("small", "100 files of 4 KiB in one request", 100, 4096),
     Upload("big", "one file of 16 MiB", 1, 16 * MIB),
     Pieces("tus", "one file of 16 MiB by tus in pieces of 1 MiB", 16 * MIB, MIB),
+    Singles("put", "100 files of 4 KiB, each in a request of its own, over 16 connections", 100, 4096, 16),
 )
 WARM_UP: Final[tuple[Workload, ...]] = (
     Upload("many", "warm-up", 20, 4096),
@@ -114,6 +118,9 @@ def _run(
                     for server, measurements in zip(seats, _measure(workload, seats, rounds), strict=True)
                 ]
         live = list(live_tables(folder, dsn, arguments.only, rounds=rounds, quick=arguments.quick))
+        if declaring.NAME in arguments.only:
+            entries = 500 if arguments.quick else 10_000
+            live += declaring.tables(folder, create_database(dsn, "bench_manifest"), entries=entries, rounds=rounds)
         if "processing" in arguments.only:
             texts, photos = (200, 16) if arguments.quick else (5000, 200)
             database = create_database(dsn, "bench_processing")
@@ -166,7 +173,7 @@ def _arguments() -> argparse.Namespace:
 
         return parse
 
-    workloads = [*(workload.name for workload in FULL), *LIVE, "processing"]
+    workloads = [*(workload.name for workload in FULL), *LIVE, declaring.NAME, "processing"]
     contenders = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="The service and its peers, side by side.")
     parser.add_argument("--quick", action="store_true", help="small jobs, one round: does it work at all?")

@@ -4,17 +4,19 @@ import asyncio
 import ipaddress
 import json
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
 
 from app.client.files import Entry
 
-CONNECTIONS: Final = 16
+CONNECTIONS: Final = 32
 MANY: Final = 2000
 """So many entries are declared in one call at most. The service takes 10,000, which are 30 MB in here and no faster."""
 _PAGE: Final = 1000
@@ -60,7 +62,10 @@ class Declared:
 
     entry: Entry
     upload_id: str
+    file_url: str
+    """Takes it whole, on the shortest way: its ref in the batch."""
     content_url: str
+    """Takes it from any offset on."""
     have: bool
     offset: int
     refused: bool
@@ -93,23 +98,39 @@ class Retries:
 
 
 class Remote:
-    """One service. All methods may raise AwayError and ProblemError, and only `put` BusyError."""
+    """One service. All methods may raise AwayError and ProblemError; BusyError only those that say so."""
 
     def __init__(self, url: str, token: str | None, *, patience: float) -> None:
         self.patience: Final = patience
-        self._client: Final = httpx.AsyncClient(
-            base_url=url,
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=_TIMEOUT,
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS + 4, max_keepalive_connections=CONNECTIONS + 4, keepalive_expiry=4
-            ),
-            trust_env=not _is_loopback(httpx.URL(url).host),
-        )
+        self._url: Final = httpx.URL(url)
+        self._headers: Final = {"Authorization": f"Bearer {token}"} if token else {}
+        self._tls: Final = httpx.create_ssl_context()
+        self._idle: Final[list[httpx.AsyncClient]] = []
 
     async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
+        """Close the connections, once nothing is asked any more."""
+        for client in self._idle:
+            await client.aclose()
+
+    @contextmanager
+    def _client(self) -> Iterator[httpx.AsyncClient]:
+        """Lend a client of one connection: a pool of many looks at each of them for every request."""
+        client = (
+            self._idle.pop()
+            if self._idle
+            else httpx.AsyncClient(
+                base_url=self._url,
+                headers=self._headers,
+                timeout=_TIMEOUT,
+                limits=httpx.Limits(max_connections=1, keepalive_expiry=4),
+                trust_env=not _is_loopback(self._url.host),
+                verify=self._tls,
+            )
+        )
+        try:
+            yield client
+        finally:
+            self._idle.append(client)
 
     async def open_batch(self, label: str) -> Json:
         """Open a batch, and return it. However often its answer is lost, there is one."""
@@ -141,6 +162,7 @@ class Remote:
             Declared(
                 entry,
                 told["upload_id"],
+                f"/v1/batches/{batch_id}/files/{quote(entry.ref)}",
                 told["content_url"],
                 told["action"] == "have",
                 told["offset"],
@@ -173,14 +195,14 @@ class Remote:
             if not cursor:
                 return
 
-    async def put(self, url: str, body: bytes | AsyncIterable[bytes], *, offset: int, length: int) -> Json:
-        """Send bytes of an upload once, and return the upload. Raises BusyError where it is worth another try."""
-        headers = {
-            "Upload-Offset": str(offset),
-            "Content-Length": str(length),
-            "Content-Type": "application/octet-stream",
-        }
-        return await self._once("PUT", url, content=body, headers=headers)
+    async def put(self, file: Declared, data: bytes) -> Json:
+        """Send a whole file once, and return its upload. Raises BusyError where it is worth another try."""
+        return await self._once("PUT", file.file_url, content=data)
+
+    async def append(self, file: Declared, body: bytes | AsyncIterable[bytes], *, offset: int) -> Json:
+        """Send the rest of a file from `offset` on once, and return its upload. Raises as `put` does."""
+        headers = {"Upload-Offset": str(offset), "Content-Length": str(file.entry.size - offset)}
+        return await self._once("PUT", file.content_url, content=body, headers=headers)
 
     async def _call(self, method: str, url: str, **more: object) -> Json:
         """Ask until there is an answer. Only for what may be asked twice."""
@@ -193,9 +215,10 @@ class Remote:
 
     async def _once(self, method: str, url: str, **more: Any) -> Json:  # noqa: ANN401 - what httpx takes
         try:
-            answer = await self._client.request(method, url, **more)
+            with self._client() as client:
+                answer = await client.request(method, url, **more)
         except httpx.TransportError as error:
-            where = self._client.base_url.netloc.decode()  # without any credentials
+            where = self._url.netloc.decode()  # without any credentials
             raise BusyError(f"{where} does not answer: {str(error) or type(error).__name__}") from error
         if answer.status_code < _ERROR:
             return _object(answer.content) if answer.content else {}

@@ -92,11 +92,11 @@ class Sender:
         if length <= PIECE_BYTES:
             data = await loop.run_in_executor(self._readers, read_whole, entry.path, offset, entry.size)
             progress.sent.bytes += length
-            return await self._remote.put(file.content_url, data, offset=offset, length=length)
+            return await (self._remote.append(file, data, offset=offset) if offset else self._remote.put(file, data))
         descriptor = await loop.run_in_executor(self._readers, open_at, entry.path, entry.size)
         pieces = self._pieces(file, descriptor, offset)
         try:
-            return await self._remote.put(file.content_url, pieces, offset=offset, length=length)
+            return await self._remote.append(file, pieces, offset=offset)
         finally:
             await pieces.aclose()
             os.close(descriptor)
@@ -118,10 +118,6 @@ class Sender:
         finally:
             if not following.done():
                 await asyncio.wait([following])  # it uses the descriptor
-
-
-def _is_refused(upload: Json) -> bool:
-    return upload["status"] == UploadStatus.FAILED and not upload["sha256"]
 
 
 def _mismatch(file: Declared) -> Failure:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.client.remote import CONNECTIONS
 from tests.acceptance.test_killed import MISCOUNTED, MISPLACED
 from tests.support.postgres import Servers, fetch
 from tests.support.proxy import proxied
@@ -17,9 +18,9 @@ from tests.support.wire import all_uploads, counts, everything, finished
 
 MIB = 1 << 20
 KIB = 1 << 10
-FILES = 2000
-CONNECTIONS = 16
-KILLS = 3
+FILES = 10_000
+MOST = 4 * KIB
+KILLS = 4
 
 PLACES = """
 SELECT count(*) AS uploads, count(DISTINCT ref) AS refs, count(DISTINCT sha256) AS contents,
@@ -35,8 +36,8 @@ def own_server(postgres_servers: Servers) -> Iterator[Boatload]:
 
 
 @pytest.mark.timeout(300)
-def test_two_thousand_files_arrive_once_whoever_is_killed(own_server: Boatload, tmp_path: Path) -> None:
-    contents = tree(tmp_path / "tree", FILES, most=32 * KIB)
+def test_ten_thousand_files_arrive_once_whoever_is_killed(own_server: Boatload, tmp_path: Path) -> None:
+    contents = tree(tmp_path / "tree", FILES, most=MOST)
     total = sum(map(len, contents.values()))
     with proxied(own_server.port) as proxy:
         pusher = Pusher(proxy.url, tmp_path / "state")
@@ -58,7 +59,7 @@ def test_two_thousand_files_arrive_once_whoever_is_killed(own_server: Boatload, 
         assert pushed.code == 0, pushed
         assert pushed.of("batch")[0]["resumed"]
         assert counts(pushed.done["batch"]) == (FILES, FILES, FILES, 0)
-        in_flight = CONNECTIONS * 32 * KIB
+        in_flight = CONNECTIONS * MOST
         assert proxy.put_bytes <= 1.05 * total + 2 * KILLS * in_flight
         assert pusher.states == []
     with own_server.client() as http:
@@ -81,6 +82,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         proxy.cut_at = 12 * MIB
         client = pusher.start("--json", tmp_path / "big.bin")
         wait_for(lambda: proxy.is_cut, client)
+        proxy.hold_at = 24 * MIB
         proxy.mend()
         wait_for(lambda: proxy.put_bytes >= 24 * MIB, client)
         client.send_signal(signal.SIGINT)
@@ -88,6 +90,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         assert client.returncode == 130, err
         assert "same command goes on" in err
         assert "Traceback" not in out + err
+        proxy.hold_at = None
         pushed = pusher.run(tmp_path / "big.bin")
         assert pushed.code == 0, pushed
         (upload,) = all_uploads(http, pushed.done["batch"]["url"])

@@ -9,9 +9,19 @@ from uuid import uuid4
 
 import pytest
 
-from app.client.remote import AwayError, BusyError, ProblemError, Remote, Retries
+from app.client.files import Entry
+from app.client.remote import AwayError, BusyError, Declared, ProblemError, Remote, Retries
 
 BATCH = uuid4()
+FILE = Declared(
+    Entry("/tmp/x", "n\xe4me #?.bin", 12, b""),
+    upload_id="x",
+    file_url="/v1/batches/b/files/n%C3%A4me%20%23%3F.bin",
+    content_url="/v1/uploads/x/content",
+    have=False,
+    offset=7,
+    refused=False,
+)
 
 
 def answer(status: int, body: object, *headers: str) -> bytes:
@@ -97,9 +107,15 @@ async def test_bytes_are_sent_once_for_each_call() -> None:
     heads: list[str] = []
     async with saying([answer(503, {})], heads) as remote:
         with pytest.raises(BusyError):
-            await remote.put("/v1/uploads/x/content", b"", offset=7, length=0)
-    (head,) = heads
-    assert "upload-offset: 7" in head.lower()
+            await remote.append(FILE, b"bytes", offset=7)
+        with pytest.raises(BusyError):
+            await remote.put(FILE, b"more bytes")
+    rest, whole = (head.lower() for head in heads)
+    assert rest.startswith("put /under/v1/uploads/x/content ")
+    assert "upload-offset: 7" in rest
+    assert "content-length: 5" in rest
+    assert whole.startswith("put /under/v1/batches/b/files/n%c3%a4me%20%23%3f.bin ")
+    assert "upload-offset" not in whole
 
 
 async def test_retries_begin_anew_when_something_went_forward() -> None:
