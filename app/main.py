@@ -31,6 +31,7 @@ from app.api.routes import (
     webhooks,
 )
 from app.api.tus_envelope import TusEnvelope
+from app.api.tus_piece import PieceLane
 from app.api.webhook_events import router as webhook_events
 from app.bootstrap import Services, running
 from app.settings import Settings
@@ -70,6 +71,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     )
     app.add_middleware(PollingLane)
     app.add_middleware(FileLane)
+    app.add_middleware(PieceLane)
     if limits := RateLimits.of(settings):
         app.add_middleware(RateLimits, limits=limits)
     app.add_middleware(Authentication)

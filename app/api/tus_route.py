@@ -1,6 +1,6 @@
 """How tus answers errors: in its own statuses where it has them, and never without saying which version is spoken."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -30,14 +30,19 @@ class TusRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def spoken(request: Request) -> Response:
-            try:
-                if request.method != "OPTIONS" and request.headers.get("tus-resumable") != VERSION:
-                    raise UnsupportedTusVersionError
-                return await handle(request)
-            except BoatloadError as error:
-                return _refuse(error, request)
+            return await answered(request, handle)
 
         return spoken
+
+
+async def answered(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Return the answer to a request that speaks the version (any may ask by OPTIONS), or what is said instead."""
+    try:
+        if request.method != "OPTIONS" and request.headers.get("tus-resumable") != VERSION:
+            raise UnsupportedTusVersionError
+        return await answer(request)
+    except BoatloadError as error:
+        return _refuse(error, request)
 
 
 def _refuse(error: BoatloadError, request: Request) -> Response:

@@ -1,22 +1,19 @@
 """`/v1/tus`: resumable uploads by tus 1.0.0. What it makes is an upload like any other, in a batch like any other."""
 
 from dataclasses import replace
-from datetime import UTC
-from email.utils import format_datetime
 from typing import Final
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
-from app.api import tus_docs, tus_headers
+from app.api import tus_docs, tus_headers, tus_piece
 from app.api.dependencies import Context, Ctx, UploadId
 from app.api.idempotency import key_in
 from app.api.tus_headers import PATH, VERSION, Creation
 from app.api.tus_route import TusRoute, may_go_on_for_long
 from app.domain.errors import BoatloadError
 from app.domain.filename import parse_filename
-from app.domain.receiving import Check, NewUpload, Receiving
-from app.ingest.checksums import Checksum
+from app.domain.receiving import NewUpload, Receiving
 from app.ingest.tus import to_be_told, told
 
 router: Final = APIRouter(prefix=PATH, tags=["tus"], route_class=TusRoute)
@@ -60,7 +57,7 @@ async def create_upload(ctx: Ctx, request: Request) -> Response:
         known, fresh = await ctx.services.tus.create(ctx.owner, metadata.batch_id, new, key)
         if creation.body:
             known = await _first_bytes(ctx, request, creation, known, fresh=fresh, known_by_key=key is not None)
-    headers = _standing(known) | {"Location": f"{ctx.base}{PATH}/{known.upload.id}"}
+    headers = tus_piece.standing(known) | {"Location": f"{ctx.base}{PATH}/{known.upload.id}"}
     if may_go_on_for_long(request):
         headers["Connection"] = "close"
     return Response(status_code=201, headers=headers)
@@ -71,7 +68,7 @@ async def read_offset(ctx: Ctx, upload_id: UploadId) -> Response:
     """Say where to go on. Whoever still writes the upload is stopped, so that the answer stays right."""
     known = await ctx.services.tus.settle(ctx.owner, upload_id)
     upload = known.upload
-    headers = _standing(known)
+    headers = tus_piece.standing(known)
     if upload.size_bytes is None:
         headers["Upload-Defer-Length"] = "1"
     else:
@@ -92,23 +89,7 @@ async def read_offset(ctx: Ctx, upload_id: UploadId) -> Response:
 )
 async def append_bytes(ctx: Ctx, upload_id: UploadId, request: Request) -> Response:
     """Add bytes behind those that are there. A request that is cut keeps what came of it."""
-    headers = request.headers
-    body = tus_headers.read_piece(headers)
-    offset = tus_headers.read_offset(headers)
-    size = tus_headers.read_length(headers, max_bytes=ctx.services.limits.max_file_bytes)
-    checks = _checks(tus_headers.read_checksum(headers))
-    known = await ctx.services.tus.look(ctx.owner, upload_id)
-    upload = await ctx.services.resumable.append(
-        ctx.owner,
-        upload_id,
-        offset=offset,
-        body=request.stream(),
-        length=body.length,
-        final_size=size,
-        checks=checks,
-        known=known,
-    )
-    return Response(status_code=204, headers=_standing(replace(known, upload=upload)))
+    return await tus_piece.append(ctx.services, ctx.owner, upload_id, request)
 
 
 @router.delete(
@@ -145,7 +126,7 @@ async def _first_bytes(
             offset=0,
             body=request.stream(),
             length=creation.body.length,
-            checks=_checks(creation.checksum),
+            checks=tus_piece.checks(creation.checksum),
         )
     except (BoatloadError, ClientDisconnect):
         if fresh and known.upload.ref is None and not known_by_key:
@@ -153,15 +134,3 @@ async def _first_bytes(
             await ctx.services.resumable.terminate(ctx.owner, upload_id, with_batch=alone)
         raise
     return replace(known, upload=upload)
-
-
-def _checks(checksum: tus_headers.Checksum | None) -> list[Check]:
-    return [Checksum(checksum.algorithm, checksum.digest)] if checksum else []
-
-
-def _standing(known: Receiving) -> dict[str, str]:
-    """Return what every answer on an upload says: where to go on, and until when."""
-    headers = _FRESH | {"Upload-Offset": str(known.upload.received_bytes)}
-    if known.expires_at and (known.partial or not known.whole):
-        headers["Upload-Expires"] = format_datetime(known.expires_at.astimezone(UTC), usegmt=True)
-    return headers
