@@ -170,7 +170,8 @@ class Piece:
                         enough = STEP_BYTES if self._pump.busy else _FIRST_BYTES
                         if (self._pending_bytes >= enough and not self._small) or not chunks:
                             await to_its_end(self._write())
-                        await to_its_end(self._sync_in_time())
+                        if self._sync_is_due:
+                            await to_its_end(self._sync_in_time())
                 except BaseException:
                     self._gather(intake.rest())
                     raise
@@ -220,17 +221,21 @@ class Piece:
             for piece in pieces:
                 check.update(piece)
 
+    @property
+    def _is_late(self) -> bool:
+        return self._monotonic() - self._synced_at >= SYNC_SECONDS
+
+    @property
+    def _sync_is_due(self) -> bool:
+        return self._unsynced >= SYNC_BYTES or bool(self._is_late and (self._unsynced or self._pending))
+
     async def _sync_in_time(self) -> None:
-        """Sync now and then, and have the row follow; a piece with a check is not the upload's before its end."""
-        now = self._monotonic()
-        late = now - self._synced_at >= SYNC_SECONDS
-        if self._unsynced < SYNC_BYTES and not (late and (self._unsynced or self._pending)):
-            return
-        if late:
+        """Sync, and have the row follow now and then; a piece with a check is not the upload's before its end."""
+        if self._is_late:
             await self._write()
         await self._sync()
         whole = self._written == self.known.upload.size_bytes
-        if not self._checks and not whole and now - self._recorded_at >= ROW_SECONDS:
+        if not self._checks and not whole and self._synced_at - self._recorded_at >= ROW_SECONDS:
             await self._record()
 
     async def _sync(self) -> None:

@@ -82,7 +82,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         proxy.cut_at = 12 * MIB
         client = pusher.start("--json", tmp_path / "big.bin")
         wait_for(lambda: proxy.is_cut, client)
-        proxy.hold_at = 24 * MIB
+        proxy.slow_from = 24 * MIB
         proxy.mend()
         wait_for(lambda: proxy.put_bytes >= 24 * MIB, client)
         client.send_signal(signal.SIGINT)
@@ -90,7 +90,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         assert client.returncode == 130, err
         assert "same command goes on" in err
         assert "Traceback" not in out + err
-        proxy.hold_at = None
+        proxy.slow_from = None
         pushed = pusher.run(tmp_path / "big.bin")
         assert pushed.code == 0, pushed
         (upload,) = all_uploads(http, pushed.done["batch"]["url"])

@@ -24,8 +24,8 @@ class Proxy:
         """PUT requests that were begun."""
         self.cut_at: int | None = None
         """Once that many bytes were PUT, everything is cut."""
-        self.hold_at: int | None = None
-        """Once that many bytes were PUT, no more is passed on."""
+        self.slow_from: int | None = None
+        """Once that many bytes were PUT, each connection passes on 6 MB a second at most."""
         self.is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -90,7 +90,7 @@ class Proxy:
     ) -> None:
         while data := await reader.read(_CHUNK):
             if requests:
-                while self.hold_at is not None and self.put_bytes >= self.hold_at:
+                if self.slow_from is not None and self.put_bytes >= self.slow_from:
                     await asyncio.sleep(0.01)
                 requests.feed(data)
             writer.write(data)
