@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -42,6 +43,8 @@ class Pusher:
         self.state: Final = state
 
     def start(self, *arguments: object, **settings: object) -> "subprocess.Popen[str]":
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what runs in the background
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         command = [sys.executable, "-m", "app", "push", *map(str, arguments)]
         variables = environment({"url": self.url} | settings) | {"XDG_STATE_HOME": str(self.state)}
         return subprocess.Popen(
