@@ -43,6 +43,8 @@ _INTERRUPTED: Final = 128 + 2
 """What a shell says of a command that was ended by Ctrl-C."""
 
 _M_TRIM_THRESHOLD: Final = -1
+_GARBAGE_ALLOCATIONS: Final = 10_000
+_GARBAGE_YOUNG: Final = 20
 _M_MMAP_THRESHOLD: Final = -3
 """mallopt(3): what free memory is returned at, and what allocations are mappings of their own. Bytes."""
 
@@ -373,9 +375,11 @@ def _tune_memory() -> None:
 
     Returning megabytes to the system and having them zeroed again was a tenth of a request of a thousand files, and
     one full collection takes 50 ms of whatever request it falls into. What is kept is what was in use at some time.
+    A thousand rows are no reason to look for cycles a dozen times, as the interpreter's defaults do.
     """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_GARBAGE_ALLOCATIONS, _GARBAGE_YOUNG, _GARBAGE_YOUNG)
     with suppress(AttributeError, OSError):  # the C library is not glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
