@@ -292,13 +292,17 @@ class Piece:
             await asyncio.shield(self._catching_up)
         await self._digests.catch_up(self._digest, self._object.object_id, size)
         sha256 = self._digest.digest()
+        await self._check_digest(sha256)
+        with self._naming():
+            self.known, self._named = await self._ledger.complete(self.known, self._object.object_id, size, sha256)
+
+    async def _check_digest(self, sha256: bytes) -> None:
+        """Let the upload fail where its bytes are not those that were declared, once or with this call."""
         if self.known.declared_sha256 not in {None, sha256}:
             error = DigestMismatchError()
             self.known = await self._ledger.refuse(self.known, error)
             self._named = False
             raise error
-        with self._naming():
-            self.known, self._named = await self._ledger.complete(self.known, self._object.object_id, size, sha256)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
@@ -317,6 +321,7 @@ class Piece:
         upload = self.known.upload
         pieces, size = self._pending, self._pending_bytes
         sha256 = await asyncio.to_thread(_sha256, pieces)
+        await self._check_digest(sha256)
         arrival = Arrival(0, upload.filename, upload.content_type, None, size, sha256, pieces, fills=upload.id)
         assert upload.batch_id
         _, (kept,) = await self._group.submit(Submission(upload.user_id, upload.batch_id, [arrival]))

@@ -195,7 +195,7 @@ class Resumable:
             object_id, at = known.upload.object_id, known.upload.received_bytes
             taken = None
             if object_id and not known.whole:
-                taken = await asyncio.to_thread(self._store.reopen, object_id, at=at)
+                taken = await self._reopen(object_id, at)
                 if taken is None and not asked:
                     await self._ledger.ask(upload_id, self._new_id())
                     asked = True
@@ -218,6 +218,17 @@ class Resumable:
             if writer.stopped.is_set() or loop.time() > give_up:
                 raise UploadLockedError
             await asyncio.sleep(_RETRY_SECONDS if asked else 0)
+
+    async def _reopen(self, object_id: UUID, at: int) -> ObjectWriter | None:
+        """Take the lock of an object; where this is cancelled, let go of it if it was taken all the same."""
+        reopening = asyncio.ensure_future(asyncio.to_thread(self._store.reopen, object_id, at=at))
+        try:
+            return await asyncio.shield(reopening)
+        except asyncio.CancelledError:
+            await asyncio.wait([reopening])
+            if not reopening.exception() and (taken := reopening.result()):
+                taken.close()
+            raise
 
     def _piece(self, known: Receiving, writer: Writer, taken: ObjectWriter | None, checks: Sequence[Check]) -> Piece:
         upload = known.upload

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -24,7 +25,18 @@ from app.domain.ids import utc_now
 from app.domain.upload import Upload, UploadStatus
 from app.processing.expiry import expire_uploads
 from tests.support.resuming import Broken, Slow, Sum, body, declare
-from tests.support.services import LIMITS, MIB, OWNER, STRANGER, Services, chunks, multipart, pattern, serving
+from tests.support.services import (
+    LIMITS,
+    MIB,
+    OWNER,
+    STRANGER,
+    FlakyStore,
+    Services,
+    chunks,
+    multipart,
+    pattern,
+    serving,
+)
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
@@ -191,6 +203,43 @@ async def test_a_refused_upload_whose_batch_is_gone_takes_no_other_bytes(service
     with pytest.raises(UploadGoneError):
         await append(services, upload, b"0123456789", offset=0)
     assert (await services.uploads.get(OWNER, upload.id)).status is UploadStatus.FAILED
+
+
+@pytest.mark.parametrize("size", [1, 1000, MIB, 2 * MIB])
+async def test_other_bytes_than_this_call_names_are_refused_where_none_were_declared(
+    services: Services, size: int
+) -> None:
+    upload = await declare(services, size)
+    other = hashlib.sha256(b"other").digest()
+    with pytest.raises(DigestMismatchError):
+        await services.resumable.append(OWNER, upload.id, offset=0, body=body(pattern(size)), sha256=other)
+    refused = await services.uploads.get(OWNER, upload.id)
+    assert (refused.status, refused.received_bytes, refused.object_id) == (UploadStatus.FAILED, 0, None)
+    after = await append(services, upload, pattern(size), offset=0)
+    assert (after.status, after.sha256) == (UploadStatus.PENDING, hashlib.sha256(pattern(size)).digest())
+    assert await services.counted_wrong() == []
+
+
+async def test_a_request_cancelled_while_it_takes_the_bytes_locks_nobody_out(database_url: str, tmp_path: Path) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(call: str) -> None:
+        if call == "reopen":
+            entered.set()
+            go_on.wait(20)
+
+    store = FlakyStore(tmp_path / "objects", slow)
+    async with serving(database_url, tmp_path / "objects", store=store) as services:
+        upload = await declare(services, 2 * MIB)
+        await append(services, upload, pattern(MIB), offset=0)
+        cancelled = asyncio.create_task(append(services, upload, pattern(MIB), offset=MIB))
+        await asyncio.to_thread(entered.wait, 20)
+        cancelled.cancel()
+        await asyncio.sleep(0.05)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        assert (await append(services, upload, pattern(MIB), offset=MIB)).status is UploadStatus.PENDING
 
 
 async def test_a_size_said_late_is_counted_then(services: Services) -> None:
