@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
@@ -26,10 +25,12 @@ from app.domain.errors import (
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.receiving import Place
-from app.domain.upload import Upload, UploadStatus
+from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
+from app.ingest.foresight import find_known, refuse_hopeless
 from app.ingest.joining import Joined, Joiner, Known
-from app.ingest.keyed import RivalsError, Stretch, record
+from app.ingest.keyed import RivalsError, record
+from app.ingest.submission import Kept, Submission, refuse
 from app.ingest.within_quota import Allowance, LastStandings
 from app.jobs import queue
 from app.repositories.unit_of_work import UnitOfWork, reading, unit_of_work
@@ -45,39 +46,8 @@ _IDLE_CHECK_SECONDS: Final = 10
 _NOWHERE: Final = (UUID(int=0), 0)
 """Where bytes are said to lie before they are written."""
 
-Kept = tuple[Batch, list[Upload]]
 Held = dict[tuple[UUID, bytes, int], Place]
 """Where bytes lie, by their owner, digest and size."""
-Draft = Callable[[Sequence[Arrival], Sequence[Upload]], bytes]
-"""Writes down what is to be said of rows, while the database is busy with them: they may still be refused."""
-
-
-@dataclass(slots=True, eq=False)
-class Submission:
-    """What one request has ready for one batch of `owner`."""
-
-    owner: UUID
-    batch_id: UUID
-    arrivals: Sequence[Arrival]
-    """Where one names a ref or an upload, it is the only one."""
-    opens: bool = False
-    """Whether the batch is to be opened first, under that id."""
-    seals: bool = False
-    """Whether the batch is to be sealed behind the arrivals."""
-    one_by_one: bool = False
-    """Whether arrivals that are over their owner's quota are refused each for itself; else all are, with an error."""
-    behind: "Submission | None" = None
-    """The one before it of the same request: where that was refused, so is this, and what is kept has no gap."""
-    draft: Draft | None = None
-    stretch: Stretch | None = None
-    """What is noted of it, where its request has a key."""
-    kept: asyncio.Future[Kept] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    places: list[Place | None] = field(default_factory=list)
-    """For each arrival its object and offset, once it is durable."""
-    refusal: BoatloadError | None = None
-    """Why it was refused."""
-    drafted: bytes = b""
-    """What `draft` returned; good once it is kept."""
 
 
 class _BytesGoneError(Exception):
@@ -120,7 +90,7 @@ class GroupCommit:
         may still be kept.
         """
         if self._stopping:
-            _refuse([submission], StorageUnavailableError())
+            refuse([submission], StorageUnavailableError())
             self._let_go([submission])
             return await submission.kept
         self._waiting.append(submission)
@@ -150,10 +120,10 @@ class GroupCommit:
             try:
                 await self._commit(group)
             except BoatloadError as error:
-                _refuse(group, error)
+                refuse(group, error)
             except Exception:  # the loop must survive
                 log.exception("group commit failed", submissions=len(group))
-                _refuse(group, StorageUnavailableError())
+                refuse(group, StorageUnavailableError())
             await asyncio.to_thread(self._let_go, group)
         await asyncio.to_thread(self._pack.close)
 
@@ -170,6 +140,9 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[Submission]) -> None:
+        async with reading(self._database) as uow:
+            await refuse_hopeless(uow, group, self._joiner)
+        group = [submission for submission in group if submission.refusal is None]
         if not self._standings.have_room((one.owner, one.arrivals) for one in group):
             await self._ask_first(group)
             group = [submission for submission in group if submission.refusal is None]
@@ -190,7 +163,7 @@ class GroupCommit:
                 within_quota = True
             except RivalsError as rivals:
                 lost = [one for one in waiting if one.stretch and one.stretch.request.id in rivals.ids]
-                _refuse(lost, IdempotencyKeyInFlightError())
+                refuse(lost, IdempotencyKeyInFlightError())
             else:
                 return
 
@@ -230,7 +203,7 @@ class GroupCommit:
         wanted = {submission.batch_id for submission in group} - opened.keys()
         batches = opened | (await uow.batches.lock(wanted) if wanted else {})
         await self._hold(uow, held)
-        known = await self._find_known(uow, group, batches)
+        known = await find_known(uow, group, batches, lock=True)
         allowance = Allowance(await uow.usage.lock(one.owner for one in group) if within_quota else {})
         current = dict(batches)
         kept: list[tuple[Submission, Joined]] = []
@@ -238,7 +211,7 @@ class GroupCommit:
             try:
                 joined = self._join(current.get(submission.batch_id), submission, known, allowance)
             except BoatloadError as error:
-                _refuse([submission], error)
+                refuse([submission], error)
                 continue
             kept.append((submission, joined))
             current[joined.batch.id] = joined.batch
@@ -268,23 +241,6 @@ class GroupCommit:
         objects = {object_id for object_id, _ in held.values()}
         if objects and await uow.objects.hold(objects) != objects:
             raise _BytesGoneError
-
-    async def _find_known(self, uow: UnitOfWork, group: Sequence[Submission], batches: dict[UUID, Batch]) -> Known:
-        """Lock the uploads that arrivals fill or are compared with. Such an arrival is alone in its submission."""
-        ids = {one.arrivals[0].fills for one in group if one.arrivals and one.arrivals[0].fills}
-        refs = {
-            (one.batch_id, one.arrivals[0].ref): None
-            for one in group
-            if one.arrivals and one.arrivals[0].ref is not None and one.batch_id in batches
-        }
-        found = await uow.receiving.lock(ids) if ids else []
-        found += await uow.receiving.lock_refs(list(refs)) if refs else []
-        known: Known = {}
-        for one in found:
-            known[one.upload.id] = one
-            if one.upload.batch_id and one.upload.ref is not None:
-                known[one.upload.batch_id, one.upload.ref] = one
-        return known
 
     def _place(self, group: Sequence[Submission], held: Held) -> None:
         """Append the small files that are not there yet to the open pack, and note where everything lies. Blocks."""
@@ -378,10 +334,3 @@ def _is_over_quota(submission: Submission) -> bool:
 
 def _content(arrival: Arrival) -> tuple[bytes, int]:
     return arrival.sha256, arrival.size_bytes
-
-
-def _refuse(group: Sequence[Submission], error: BoatloadError) -> None:
-    for submission in group:
-        submission.refusal = submission.refusal or error
-        if not submission.kept.done():
-            submission.kept.set_exception(error)

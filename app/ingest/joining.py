@@ -49,10 +49,10 @@ class Joiner:
     ) -> Joined:
         """Return the batch with the arrivals in it, and the rows that this makes; `known` learns of them.
 
-        Raises NotFoundError, RefConflictError, or what `admit` and `check_open` raise.
+        Raises as `check`.
         """
-        if batch is None or batch.user_id != owner:
-            raise NotFoundError
+        found = self.check(batch, owner, arrivals, known=known)
+        assert batch is not None
         now = self._clock()
         for arrival in arrivals[:1]:
             arrival.already = False
@@ -60,15 +60,32 @@ class Joiner:
             if not seals or batch.sealed_at or batch.status in FINAL_BATCH:
                 return Joined(batch, [])
             return Joined(advance(batch, Tally(), now=now, seal=True), [])
-        if known and (found := _known(batch, arrivals[0], known)):
+        if found:
             return _fill(batch, arrivals[0], places[0], found, known=known, now=now)
-        if arrivals[0].fills:
-            raise NotFoundError
-        admit(batch, len(arrivals), max_files=self._limits.max_files_per_batch, now=now)
         uploads = [self._row(batch, arrival, place, now) for arrival, place in zip(arrivals, places, strict=True)]
         if arrivals[0].ref is not None:
             known[batch.id, arrivals[0].ref] = Receiving(uploads[0], None, False, None, None, batch.status)  # noqa: FBT003
         return Joined(advance(batch, tally(uploads), now=now, seal=seals), uploads, new=uploads)
+
+    def check(self, batch: Batch | None, owner: UUID, arrivals: Sequence[Arrival], *, known: Known) -> Receiving | None:
+        """Return the upload that the arrivals, only one then, are to fill or are compared with, or None.
+
+        Raises NotFoundError, RefConflictError, or what `admit` and `check_open` raise.
+        """
+        if batch is None or batch.user_id != owner:
+            raise NotFoundError
+        if not arrivals:
+            return None
+        now = self._clock()
+        if known and (found := _known(batch, arrivals[0], known)):
+            check_open(replace(found, batch_status=batch.status), now=now)
+            if _is_other(found, arrivals[0]):
+                raise _other(found.upload)
+            return found
+        if arrivals[0].fills:
+            raise NotFoundError
+        admit(batch, len(arrivals), max_files=self._limits.max_files_per_batch, now=now)
+        return None
 
     def _row(self, batch: Batch, arrival: Arrival, place: Place | None, now: datetime) -> Upload:
         return Upload(
@@ -102,17 +119,12 @@ def _fill(
 ) -> Joined:
     """Fill a declared upload, or find that it was filled with the same bytes before."""
     before = found.upload
-    check_open(replace(found, batch_status=batch.status), now=now)
     if found.whole:
-        if (before.sha256, before.size_bytes) != (arrival.sha256, arrival.size_bytes):
-            raise _other(before)
         arrival.already = True
         return Joined(batch, [before])
-    if before.size_bytes is not None and before.size_bytes != arrival.size_bytes and not found.refused:
-        raise _other(before)
     version = batch.version + 1
-    if found.declared_sha256 not in {None, arrival.sha256}:
-        after = refused(before, Refusal.of(DigestMismatchError()), version=version, now=now)
+    if arrival.refusal or found.declared_sha256 not in {None, arrival.sha256}:
+        after = refused(before, arrival.refusal or Refusal.of(DigestMismatchError()), version=version, now=now)
     else:
         assert place is not None
         after = accepted(before, arrival.size_bytes, arrival.sha256, place, version=version, now=now)
@@ -129,6 +141,14 @@ def _known(batch: Batch, arrival: Arrival, known: Mapping[UUID | tuple[UUID, str
         found = known.get(arrival.fills)
         return found if found and found.upload.batch_id == batch.id else None
     return known.get((batch.id, arrival.ref)) if arrival.ref is not None else None
+
+
+def _is_other(found: Receiving, arrival: Arrival) -> bool:
+    """Say whether the upload has other bytes, or was declared with another size."""
+    upload = found.upload
+    if found.whole:
+        return (upload.sha256, upload.size_bytes) != (arrival.sha256, arrival.size_bytes)
+    return upload.size_bytes is not None and upload.size_bytes != arrival.size_bytes and not found.refused
 
 
 def _other(known: Upload) -> RefConflictError:

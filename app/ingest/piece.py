@@ -24,11 +24,12 @@ from app.domain.receiving import Check, Receiving, too_much
 from app.domain.request_errors import BrokenOffError
 from app.ingest.arrival import Arrival
 from app.ingest.budget import Budget
-from app.ingest.group import GroupCommit, Submission
+from app.ingest.group import GroupCommit
 from app.ingest.intake import Intake
 from app.ingest.ledger import Ledger
 from app.ingest.pump import Pump
 from app.ingest.running_digests import RunningDigest, RunningDigests
+from app.ingest.submission import Submission
 from app.ingest.uninterrupted import to_its_end
 from app.ingest.writers import Writer
 from app.storage.base import ObjectWriter, Store

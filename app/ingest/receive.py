@@ -15,9 +15,10 @@ from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
-from app.ingest.group import Draft, GroupCommit, Kept, Submission
+from app.ingest.group import GroupCommit
 from app.ingest.intake import Intake
 from app.ingest.keyed import KeyedRequest, Stretch
+from app.ingest.submission import Draft, Kept, Submission
 from app.ingest.uninterrupted import in_thread
 from app.storage.base import Store
 from app.storage.forgetful import FORGETFUL

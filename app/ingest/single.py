@@ -23,10 +23,11 @@ from app.domain.receiving import Check, Receiving, check_open, too_much
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
-from app.ingest.group import GroupCommit, Submission
+from app.ingest.group import GroupCommit
 from app.ingest.intake import Intake
 from app.ingest.quotas import QuotaService
 from app.ingest.resumable import Resumable
+from app.ingest.submission import Submission
 from app.ingest.uninterrupted import in_thread
 from app.repositories.unit_of_work import reading
 from app.storage.base import Store

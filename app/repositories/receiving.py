@@ -35,21 +35,22 @@ FIND_REF: Final[LiteralString] = (
     WHERE u.batch_id = $1 AND u.ref = $2 AND u.user_id = $3"""
 )
 
-LOCK: Final[LiteralString] = (
+BY_IDS: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + MORE
-    + """, NULL::text AS batch_status FROM uploads u WHERE u.id = ANY($1::uuid[]) ORDER BY u.id FOR NO KEY UPDATE"""
+    + """, NULL::text AS batch_status FROM uploads u WHERE u.id = ANY($1::uuid[]) ORDER BY u.id"""
 )
-
-LOCK_REFS: Final[LiteralString] = (
+BY_REFS: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + MORE
     + """, NULL::text AS batch_status
     FROM unnest($1::uuid[], $2::text[]) AS r (batch_id, ref) JOIN uploads u ON u.batch_id = r.batch_id AND u.ref = r.ref
-    FOR NO KEY UPDATE OF u"""
+    """
 )
+LOCK: Final[LiteralString] = BY_IDS + " FOR NO KEY UPDATE"
+LOCK_REFS: Final[LiteralString] = BY_REFS + " FOR NO KEY UPDATE OF u"
 """No two rows are locked by two transactions in turn: whoever asks has the locks of the batches."""
 
 INSERT: Final[LiteralString] = """
@@ -209,6 +210,14 @@ class ReceivingUploads:
     async def lock_refs(self, refs: Sequence[tuple[UUID, str]]) -> list[Receiving]:
         """Lock what is under these refs of batches that this transaction has locked, as `lock` does."""
         return self._locked(await self._connection.fetch(LOCK_REFS, *zip(*refs, strict=True)))
+
+    async def list_by_ids(self, upload_ids: Iterable[UUID]) -> list[Receiving]:
+        """Return the rows as they are, whoever owns them; their `batch_status` is left out."""
+        return [_receiving(row) for row in await self._connection.fetch(BY_IDS, sorted(upload_ids))]
+
+    async def list_by_refs(self, refs: Sequence[tuple[UUID, str]]) -> list[Receiving]:
+        """Return what is under these refs, as `list_by_ids` does."""
+        return [_receiving(row) for row in await self._connection.fetch(BY_REFS, *zip(*refs, strict=True))]
 
     async def insert(
         self,

@@ -15,7 +15,7 @@ from app.domain.errors import BatchClosedError, ContentUnavailableError, NotFoun
 from app.domain.ids import utc_now
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.ingest.arrival import Arrival
-from app.ingest.group import Submission
+from app.ingest.submission import Submission
 from tests.support.services import (
     LIMITS,
     OWNER,

@@ -16,7 +16,7 @@ from app.domain.batch import FINAL_BATCH, Batch
 from app.domain.errors import BatchClosedError, DatabaseUnavailableError, NotFoundError, TooManyUploadsError
 from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
-from app.ingest.group import Submission
+from app.ingest.submission import Submission
 from app.processing.outcome import Outcome
 from tests.support.services import OWNER, WRONG_COUNTS, Services, serving
 from tests.support.workshops import final, found, out_of_reach, passing

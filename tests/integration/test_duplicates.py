@@ -9,7 +9,7 @@ import pytest
 
 from app.domain.receiving import Action
 from app.domain.upload import UploadStatus
-from app.ingest.group import Submission
+from app.ingest.submission import Submission
 from tests.support.resuming import body, declare, entry
 from tests.support.services import MIB, OWNER, STRANGER, Services, holding, later, pattern, serving, someone_waiting
 

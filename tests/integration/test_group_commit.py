@@ -23,7 +23,7 @@ from app.domain.errors import (
 from app.domain.ids import new_id
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.ingest.arrival import Arrival
-from app.ingest.group import Kept, Submission
+from app.ingest.submission import Kept, Submission
 from app.jobs.queue import upload_ids_in
 from tests.support.services import (
     LIMITS,

@@ -11,9 +11,9 @@ from app.domain.batch import Batch
 from app.domain.errors import BatchClosedError, BoatloadError, QuotaExceededError
 from app.domain.quota import Holding, Quota, Standing
 from app.domain.upload import Upload
-from app.ingest.group import Kept, Submission
 from app.ingest.quotas import QuotaService
 from app.ingest.single import Body
+from app.ingest.submission import Kept, Submission
 from app.repositories.quota_usage import NOBODY
 from tests.support.quotas import KIB, LARGE, used
 from tests.support.resuming import Broken, Slow, body, declare, entry

@@ -234,6 +234,13 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         {"idx_uploads_batch_ref", "upload_batches_pkey"},
         8,
     ),
+    "look at uploads": (receiving.BY_IDS, (PENDING,), {"uploads_pkey"}, 250),
+    "look at refs": (
+        receiving.BY_REFS,
+        ([BIG] * 100, [str(number) for number in range(100)]),
+        {"idx_uploads_batch_ref"},
+        10,
+    ),
     "lock uploads to be filled": (receiving.LOCK, (PENDING,), {"uploads_pkey"}, 250),
     "lock refs": (
         receiving.LOCK_REFS,

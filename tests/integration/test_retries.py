@@ -13,7 +13,7 @@ from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import new_id
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.ingest.arrival import Arrival
-from app.ingest.group import Submission
+from app.ingest.submission import Submission
 from tests.support.services import OWNER, STRANGER, Services, serving
 from tests.support.workshops import ScriptedWorkshop, final, found, out_of_reach, passing
 

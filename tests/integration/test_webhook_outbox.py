@@ -12,7 +12,7 @@ from app.api import schemas
 from app.domain.batch import Batch, Tally, advance
 from app.domain.ids import utc_now
 from app.domain.webhook import EventType
-from app.ingest.group import Submission
+from app.ingest.submission import Submission
 from app.repositories.unit_of_work import unit_of_work
 from tests.support.services import OWNER, STRANGER, Services, serving
 from tests.support.webhooks import deliveries, service

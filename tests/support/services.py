@@ -24,13 +24,14 @@ from app.domain.upload import Upload
 from app.ingest.arrival import Arrival
 from app.ingest.batches import BatchService
 from app.ingest.budget import Budget
-from app.ingest.group import GroupCommit, Submission
+from app.ingest.group import GroupCommit
 from app.ingest.ledger import Ledger
 from app.ingest.manifest import Manifests
 from app.ingest.quotas import QuotaService
 from app.ingest.receive import Receipt, Receiver, Target
 from app.ingest.resumable import Resumable
 from app.ingest.single import SingleFiles
+from app.ingest.submission import Submission
 from app.ingest.uploads import UploadService
 from app.ingest.writers import Writers
 from app.processing import registry

@@ -5,8 +5,8 @@ from uuid import UUID
 from app.api.multipart import MultipartBody
 from app.domain.ids import new_id
 from app.ingest.budget import Budget
-from app.ingest.group import Kept, Submission
 from app.ingest.receive import Receiver, Target
+from app.ingest.submission import Kept, Submission
 from tests.conformance.conftest import local_store
 from tests.support.breaking_store import BreakingStore
 from tests.support.receiving import BOUNDARY, LIMITS, message, part
