@@ -222,6 +222,8 @@ class _Session:
         self._last: Submission | None = None
         self._held_bytes = 0
         self._submitted: Final[list[asyncio.Task[tuple[Submission, Kept]]]] = []
+        self._well = 0
+        """So many of them are done, and raised nothing; they are done in their order."""
 
     async def take(self, chunks: list[bytes]) -> None:
         """Parse one step, while what was submitted before is being committed.
@@ -236,9 +238,9 @@ class _Session:
         elif self._reception.open_objects >= _HOLD_OBJECTS:
             await self._submit()
             await asyncio.wait(self._submitted)
-        for task in self._submitted:
-            if task.done():
-                task.result()
+        while self._well < len(self._submitted) and self._submitted[self._well].done():
+            self._submitted[self._well].result()
+            self._well += 1
         try:
             await in_thread(self._work, chunks)
         finally:
