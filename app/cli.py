@@ -1,8 +1,6 @@
 """The commands."""
 
 import asyncio
-import ctypes
-import gc
 import json
 import resource
 import sys
@@ -26,13 +24,13 @@ from app.domain.errors import BoatloadError
 from app.ingest import quota_command
 from app.processing.registry import ProcessorsError
 from app.settings import (
-    MIB,
     Settings,
     SettingsError,
     default_state_dir,
     load_client_settings,
     load_settings,
 )
+from app.tuning import most_files, tune_memory
 
 log: Final = structlog.get_logger("boatload")
 
@@ -41,12 +39,6 @@ _SWITCH_SECONDS: Final = 0.0005
 
 _INTERRUPTED: Final = 128 + 2
 """What a shell says of a command that was ended by Ctrl-C."""
-
-_M_TRIM_THRESHOLD: Final = -1
-_GARBAGE_ALLOCATIONS: Final = 10_000
-_GARBAGE_YOUNG: Final = 20
-_M_MMAP_THRESHOLD: Final = -3
-"""mallopt(3): what free memory is returned at, and what allocations are mappings of their own. Bytes."""
 
 cli: Final = typer.Typer(
     help="A self-hosted batch-upload service. Every setting is an environment variable BOATLOAD_<NAME>.",
@@ -97,7 +89,7 @@ def serve(
             )
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         app = create_app(settings, dsn)
         config = uvicorn.Config(
             BodyDeadlines(app, seconds=settings.body_seconds, bytes_per_second=settings.body_bytes_per_second),
@@ -113,7 +105,7 @@ def serve(
             proxy_headers=False,  # whom to believe is BOATLOAD_TRUST_PROXY's to say
             timeout_graceful_shutdown=settings.shutdown_seconds,
         )
-        _tune_memory()
+        tune_memory()
         server = Server(config, before_stop=partial(end_waiting, app))
         with suppress(KeyboardInterrupt):
             server.run()
@@ -368,28 +360,6 @@ def _settings(**flags: object) -> Settings:
         _fail(str(error))
     logs.configure(settings.log_level, settings.log_format)
     return settings
-
-
-def _tune_memory() -> None:
-    """Keep what is freed for the next body, and do not look for garbage in what was imported.
-
-    Returning megabytes to the system and having them zeroed again was a tenth of a request of a thousand files, and
-    one full collection takes 50 ms of whatever request it falls into. What is kept is what was in use at some time.
-    A thousand rows are no reason to look for cycles a dozen times, as the interpreter's defaults do.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_GARBAGE_ALLOCATIONS, _GARBAGE_YOUNG, _GARBAGE_YOUNG)
-    with suppress(AttributeError, OSError):  # the C library is not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, 32 * MIB)
-        mallopt(_M_TRIM_THRESHOLD, 64 * MIB)
-
-
-def _most_files() -> int:
-    """Return how many files we may open: the soft limit, often 1,024, is a courtesy to programs that use select()."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft if hard == resource.RLIM_INFINITY else max(soft, hard)
 
 
 def _say(*lines: str) -> None:

@@ -18,7 +18,8 @@ from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.submission import Submission
 from app.processing.outcome import Outcome
-from tests.support.services import OWNER, WRONG_COUNTS, Services, serving
+from tests.support.rows import WRONG_COUNTS
+from tests.support.services import OWNER, Services, serving
 from tests.support.workshops import final, found, out_of_reach, passing
 
 SNAPSHOTS: Final = 2000

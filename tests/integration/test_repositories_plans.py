@@ -122,6 +122,7 @@ OF_RECEIVING: Final = {"idx_uploads_batch_status", "idx_uploads_expiring", "uplo
 OF_OBJECTS: Final = {"objects_pkey", "idx_uploads_object_id", "idx_uploads_thumbnail_object_id"}
 NOTHING: Final = [None] * 100
 ZEROS: Final = [0] * 100
+NAMES: Final = [str(number) for number in range(100)]
 ENDS: Final = (ZEROS, ["completed"] * 100, *[NOTHING] * 5, [8] * 100, *[NOTHING] * 3)
 CLAIM: Final = (LEASE, NOW, 5, "worker-lost", "It went silent.", '{"code": "a", "detail": "b"}', [BIG], [9])
 
@@ -242,12 +243,7 @@ HOT: Final[dict[str, tuple[str, tuple[object, ...], set[str], int]]] = {
         10,
     ),
     "lock uploads to be filled": (receiving.LOCK, (PENDING,), {"uploads_pkey"}, 250),
-    "lock refs": (
-        receiving.LOCK_REFS,
-        ([BIG] * 100, [str(number) for number in range(100)]),
-        {"idx_uploads_batch_ref"},
-        10,
-    ),
+    "lock refs": (receiving.LOCK_REFS, ([BIG] * 100, NAMES), {"idx_uploads_batch_ref"}, 10),
     "move an upload on": (
         receiving.MOVE,
         (BIG, 200, uid(1, 3), NOW, uid(2, 89_999), 100, uid(1, 3), None),

@@ -11,9 +11,8 @@ from typing import Final
 import asyncpg
 
 from tests.support.postgres import in_loop
-from tests.support.rows import STATES
+from tests.support.rows import STATES, WRONG_COUNTS
 from tests.support.server import Boatload
-from tests.support.services import WRONG_COUNTS
 
 SETTLE_SECONDS: Final = 10
 _POLL_SECONDS: Final = 0.03

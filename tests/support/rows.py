@@ -1,4 +1,4 @@
-"""Rows that the newest schema accepts: four batches of one owner, with uploads in every state."""
+"""Rows that the newest schema accepts: four batches, with uploads in every state. And whether rows add up."""
 
 from typing import Final
 
@@ -6,6 +6,32 @@ OWNER: Final = "11111111-1111-4111-8111-111111111111"
 OPEN, DONE, EMPTY, CANCELLED = (f"00000000-0000-7000-8000-00000000000{number}" for number in range(1, 5))
 
 STATES: Final = ("receiving", "pending", "processing", "completed", "failed", "cancelled")
+
+WRONG_COUNTS: Final = """
+    SELECT b.id FROM upload_batches b
+    LEFT JOIN (
+        SELECT
+            batch_id, count(*) AS total,
+            count(*) FILTER (WHERE status = 'receiving') AS receiving,
+            count(*) FILTER (WHERE status = 'pending') AS pending,
+            count(*) FILTER (WHERE status = 'processing') AS processing,
+            count(*) FILTER (WHERE status = 'completed') AS successful,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+            count(*) FILTER (WHERE status IN ('completed', 'failed')) AS processed,
+            sum(size_bytes) AS total_bytes, sum(received_bytes) AS received_bytes, max(batch_version) AS version
+        FROM uploads WHERE batch_id IS NOT NULL GROUP BY batch_id
+    ) c ON c.batch_id = b.id
+    WHERE (
+        b.total_uploads, b.receiving_uploads, b.pending_uploads, b.processing_uploads, b.successful_uploads,
+        b.failed_uploads, b.cancelled_uploads, b.processed_uploads, b.total_bytes, b.received_bytes
+    ) IS DISTINCT FROM (
+        coalesce(c.total, 0), coalesce(c.receiving, 0), coalesce(c.pending, 0), coalesce(c.processing, 0),
+        coalesce(c.successful, 0), coalesce(c.failed, 0), coalesce(c.cancelled, 0), coalesce(c.processed, 0),
+        coalesce(c.total_bytes, 0), coalesce(c.received_bytes, 0)
+    ) OR c.version > b.version
+"""
+"""The batches whose account differs from their rows, in one snapshot: bytes, counts, and versions from the future."""
 
 
 def upload(batch_id: str, status: str, ref: str) -> str:

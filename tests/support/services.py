@@ -45,6 +45,7 @@ from app.processing.thumbnails import Thumbnails
 from app.storage.base import Claim, ObjectReader, ObjectWriter, Store
 from app.storage.local import LocalStore
 from app.storage.pack import PackWriter
+from tests.support.rows import WRONG_COUNTS
 
 MIB: Final = 1 << 20
 OWNER: Final = UUID("11111111-1111-4111-8111-111111111111")
@@ -59,32 +60,6 @@ LIMITS: Final = Limits(
     pack_file_bytes=MIB,
     batch_lifetime=timedelta(days=1),
 )
-
-WRONG_COUNTS: Final = """
-    SELECT b.id FROM upload_batches b
-    LEFT JOIN (
-        SELECT
-            batch_id, count(*) AS total,
-            count(*) FILTER (WHERE status = 'receiving') AS receiving,
-            count(*) FILTER (WHERE status = 'pending') AS pending,
-            count(*) FILTER (WHERE status = 'processing') AS processing,
-            count(*) FILTER (WHERE status = 'completed') AS successful,
-            count(*) FILTER (WHERE status = 'failed') AS failed,
-            count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
-            count(*) FILTER (WHERE status IN ('completed', 'failed')) AS processed,
-            sum(size_bytes) AS total_bytes, sum(received_bytes) AS received_bytes, max(batch_version) AS version
-        FROM uploads WHERE batch_id IS NOT NULL GROUP BY batch_id
-    ) c ON c.batch_id = b.id
-    WHERE (
-        b.total_uploads, b.receiving_uploads, b.pending_uploads, b.processing_uploads, b.successful_uploads,
-        b.failed_uploads, b.cancelled_uploads, b.processed_uploads, b.total_bytes, b.received_bytes
-    ) IS DISTINCT FROM (
-        coalesce(c.total, 0), coalesce(c.receiving, 0), coalesce(c.pending, 0), coalesce(c.processing, 0),
-        coalesce(c.successful, 0), coalesce(c.failed, 0), coalesce(c.cancelled, 0), coalesce(c.processed, 0),
-        coalesce(c.total_bytes, 0), coalesce(c.received_bytes, 0)
-    ) OR c.version > b.version
-"""
-"""The batches whose account differs from their rows, in one snapshot: bytes, counts, and versions from the future."""
 
 WAITING: Final = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
