@@ -66,7 +66,8 @@ def _ratio(subject: Row, peer: Row) -> str:
     """Return the ratio of the medians, and the least and greatest ratio of two neighbours in one round."""
     pairs = [other / own for own, other in zip(subject.seconds, peer.seconds, strict=True)]
     ratio = statistics.median(peer.seconds) / statistics.median(subject.seconds)
-    return f"{ratio:.1f} x ({min(pairs):.1f} to {max(pairs):.1f})"
+    digits = 1 if ratio >= 1 else 2
+    return f"{ratio:.{digits}f} x ({min(pairs):.{digits}f} to {max(pairs):.{digits}f})"
 
 
 def _processing(row: Row) -> str:
