@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 
 from app.api import cors, problems
 from app.api.authentication import Authentication
+from app.api.body import large_bodies
 from app.api.cursors import Cursors
 from app.api.openapi import complete
 from app.api.polling import PollingLane
@@ -79,6 +80,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.add_middleware(RequestLog)
     cors.install(app, settings.cors_origins)
     app.add_middleware(TusEnvelope)
+    app.state.large_bodies = large_bodies()
     app.state.trust_proxy = settings.trust_proxy
     docs.mount_assets(app)
     for module in (batches, events, manifest, files, uploads, content, thumbnails, tus, quota, webhooks, health, docs):

@@ -9,9 +9,10 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Message
 
+from app.api.body import read_body, taking_turns
 from app.api.dependencies import owner_of
 from app.bootstrap import Services
-from app.domain.errors import InvalidHeaderError, RequestTooLargeError
+from app.domain.errors import InvalidHeaderError
 from app.domain.idempotency import Answer, RequestKey
 
 HEADER: Final = "Idempotency-Key"
@@ -61,10 +62,12 @@ class IdempotentRoute(APIRoute):
             return handle
 
         async def once(request: Request) -> Response:
-            if HEADER not in request.headers:
-                return await handle(request)
+            async with taking_turns(request):
+                return await (keyed(request) if HEADER in request.headers else handle(request))
+
+        async def keyed(request: Request) -> Response:
             key_in(request)  # refused before its body is read
-            body = await _read(request)
+            body = await read_body(request, max_bytes=_BODY_BYTES)
             key = key_in(request, hashlib.sha256(body).digest())
             assert key
 
@@ -76,15 +79,6 @@ class IdempotentRoute(APIRoute):
             return Response(answer.body, answer.status, dict(answer.headers))
 
         return once
-
-
-async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > _BODY_BYTES:
-            raise RequestTooLargeError(f"The body is over {_BODY_BYTES} bytes.", max_request_bytes=_BODY_BYTES)
-    return bytes(body)
 
 
 def _with_body(request: Request, body: bytes) -> Request:

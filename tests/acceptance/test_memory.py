@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -135,6 +136,25 @@ async def test_clients_that_stall_in_a_file_keep_nobody_else_out(own_server: Boa
             answer = await client.post("/v1/uploads", content=multipart(File("a", bytes(size))), headers=FORM)
             assert answer.status_code == 201
     assert watch.growth_bytes < GROWTH_BYTES
+
+
+async def test_clients_that_stall_in_a_manifest_take_little_memory_and_keep_nobody_out(own_server: Boatload) -> None:
+    entries = [{"ref": f"{number}", "filename": "f" * 200, "size_bytes": 1} for number in range(10_000)]
+    whole = json.dumps({"entries": entries}).encode().ljust(15 * MIB)
+    watch = Watch(own_server.pid)
+    async with AsyncExitStack() as stalled, own_server.async_client(seconds=60) as client:
+        urls = [(await client.post("/v1/batches")).headers["location"] + "/manifest" for _ in range(12)]
+        head = {"Content_Type": "application/json", "Content_Length": len(whole)}
+        for url in urls:
+            _, writer = await stalled.enter_async_context(connection(own_server.port))
+            writer.write(request_head("POST", url, **head) + whole[:-1])
+            await writer.drain()
+        assert watch.growth_bytes < GROWTH_BYTES
+        bodies = [
+            client.post(url, content=whole[:3_000_000], headers={"content-type": "application/json"}) for url in urls
+        ]
+        assert {answer.status_code for answer in await asyncio.gather(*bodies)} == {200}
+    assert watch.growth_bytes < 2 * GROWTH_BYTES
 
 
 async def test_a_slow_reader_of_a_large_file_takes_little_memory(own_server: Boatload, tmp_path: Path) -> None:
