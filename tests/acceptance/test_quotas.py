@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from tests.support.credentials import bearer, make_key
 from tests.support.postgres import Servers
 from tests.support.server import Boatload, boatload, serving
 from tests.support.tus import BODY, VERSION, metadata
@@ -125,6 +127,21 @@ def test_an_operator_gives_an_owner_other_limits_and_sees_what_is_used(limited: 
     assert f"{OWNER}  bytes default (9 used)  files default (4 used)  open_batches unlimited (" in listed
     assert boatload("quotas", "recount", **database).returncode == 0
     assert "bytes default (9 used)" in boatload("quotas", "list", **database).stdout
+
+
+def test_each_owner_has_a_quota_of_its_own_whatever_key_it_comes_with(limited: Boatload) -> None:
+    url = str(limited.settings["database_url"])
+    full, other = uuid4(), uuid4()
+    with limited.client() as client:
+        data = bytes(ROOM * SIZE)
+        assert send(client, "/v1/uploads", File("a", data), **bearer(make_key(url, owner=full))).status_code == 201
+        second = bearer(make_key(url, owner=full))
+        problem(send(client, "/v1/uploads", File("b", data), **second), 422, "no-file-taken")
+        assert client.get("/v1/quota", headers=second).json()["bytes"]["used"] == ROOM * SIZE
+        key = bearer(make_key(url, owner=other))
+        assert client.get("/v1/quota", headers=key).json()["bytes"]["used"] == 0
+        assert send(client, "/v1/uploads", File("a", data), **key).status_code == 201
+        assert client.get("/v1/quota", headers=key).json()["files"] == {"limit": None, "used": 1}
 
 
 @pytest.mark.parametrize("wrong", [(), ("--bytes", "-1"), ("--files", "many"), ("--bytes", str(2**63))])
