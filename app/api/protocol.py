@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from app.api.lingering import Lingering
 from app.api.problems import answer_error
+from app.api.reading import Inbox, Reading
 from app.api.request_head import check_head, too_large
 from app.api.request_log import RequestLog
 from app.domain.errors import BoatloadError
@@ -48,9 +49,11 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_seconds: float,
+        inbox: Inbox,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_seconds: Final = head_seconds
+        self._inbox: Final = inbox
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = True
         self._same = True
@@ -63,6 +66,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin, and give the client its time for a head."""
+        transport.set_protocol(Reading(self, self._inbox, self.connections))
         self._lingering = Lingering(transport, self.loop, self._goes_on)
         super().connection_made(cast("asyncio.Transport", self._lingering))
         self._head_timer = self.loop.call_later(self._head_seconds, self._head_expired)
@@ -94,7 +98,7 @@ class Protocol(HttpToolsProtocol):
             if self._same:
                 self._count(len(data))
         except httptools.HttpParserUpgrade as upgrade:
-            self._go_on_without_upgrade(data[upgrade.args[0] :])
+            self._go_on_without_upgrade(bytes(data[upgrade.args[0] :]))
         except httptools.HttpParserError as error:
             self._refuse(_cause(error))
         except BoatloadError as error:
@@ -138,15 +142,18 @@ class Protocol(HttpToolsProtocol):
         self._overhead -= _CHUNK_BYTES
 
     def on_body(self, body: bytes) -> None:
-        """Take bytes of the body."""
+        """Take bytes of the body, and no more of them before these are asked for."""
         self._overhead -= len(body)
         super().on_body(body)
+        self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """End a request."""
         self._in_head, self._same = True, False
         if not self._upgrade:
             super().on_message_complete()
+            if not self.pipeline:
+                self.flow.resume_reading()
 
     def shutdown(self) -> None:
         """Take no further request."""
@@ -233,7 +240,7 @@ class Protocol(HttpToolsProtocol):
 
 def protocol(*, head_seconds: float) -> Callable[..., asyncio.Protocol]:
     """Return what makes a connection for `uvicorn.Config(http=…)`."""
-    return partial(Protocol, head_seconds=head_seconds)
+    return partial(Protocol, head_seconds=head_seconds, inbox=Inbox())
 
 
 def _cause(error: httptools.HttpParserError) -> BoatloadError:
