@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+import crowd
 import declaring
 import processing
 import structlog
@@ -121,6 +122,9 @@ def _run(
         if declaring.NAME in arguments.only:
             entries = 500 if arguments.quick else 10_000
             live += declaring.tables(folder, create_database(dsn, "bench_manifest"), entries=entries, rounds=rounds)
+        if "crowd" in arguments.only:
+            database = create_database(dsn, "bench_crowd")
+            live += crowd.table(folder / "crowd", database, rounds=rounds, seconds=1.0 if arguments.quick else 4.0)
         if "processing" in arguments.only:
             texts, photos = (200, 16) if arguments.quick else (5000, 200)
             database = create_database(dsn, "bench_processing")
@@ -173,7 +177,7 @@ def _arguments() -> argparse.Namespace:
 
         return parse
 
-    workloads = [*(workload.name for workload in FULL), *LIVE, declaring.NAME, "processing"]
+    workloads = [*(workload.name for workload in FULL), *LIVE, declaring.NAME, "crowd", "processing"]
     contenders = [contender.name for contender in CONTENDERS]
     parser = argparse.ArgumentParser(prog="benchmarks/run.py", description="The service and its peers, side by side.")
     parser.add_argument("--quick", action="store_true", help="small jobs, one round: does it work at all?")
