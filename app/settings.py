@@ -167,7 +167,7 @@ class Settings(BaseSettings):
         float, Field(ge=0.1, le=3600, description="How long a connection is kept that nothing is asked on.")
     ] = 75
     body_seconds: Annotated[
-        float, Field(ge=0.1, le=3600, description="How long a body that is waited for may bring nothing.")
+        float, Field(ge=0.1, le=3600, description="How long a body may bring nothing, and an answer may go unread.")
     ] = 30
     body_bytes_per_second: Annotated[
         int, Field(ge=1, le=GIB, description="A body that comes more slowly uses that time up, and is broken off.")

@@ -85,8 +85,6 @@ def _refusal(error: BoatloadError, scope: Scope) -> Response:
     elif isinstance(error, ForbiddenError):
         needed = error.facts.get("scope")
         headers["WWW-Authenticate"] = 'Bearer error="insufficient_scope"' + (f', scope="{needed}"' if needed else "")
-    if may_have_body(scope):
-        headers["Connection"] = "close"
     return answer_error(error, **headers)
 
 

@@ -39,7 +39,11 @@ _REFUSAL: Final = RequestLog(_refuse)
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. `head_seconds`: how long a head may take, from the connection or its first byte to its end."""
+    """One connection.
+
+    `head_seconds`: how long a head may take, from the connection or its first byte to its end. `unread_seconds`: how
+    long a client may read nothing of an answer.
+    """
 
     def __init__(
         self,
@@ -49,10 +53,12 @@ class Protocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         head_seconds: float,
+        unread_seconds: float,
         inbox: Inbox,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_seconds: Final = head_seconds
+        self._unread_seconds: Final = unread_seconds
         self._inbox: Final = inbox
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = True
@@ -62,6 +68,8 @@ class Protocol(HttpToolsProtocol):
         self._overhead = 0
         self._upgrade = False
         self._refused = False
+        self._unread: asyncio.TimerHandle | None = None
+        self._answering: RequestResponseCycle | None = None
         self._lingering: Lingering = None  # type: ignore[assignment]  # uvicorn's own way with what comes later
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -76,14 +84,32 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         self._unset_keepalive_if_required()
         self._lingering.end()
+        for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:  # uvicorn tells only the one that came last
+                cycle.disconnected = True
+                cycle.message_event.set()
         super().connection_lost(exc)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Give the client its time to read what was answered."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._unread_seconds, self._lingering.abort)
+
+    def resume_writing(self) -> None:
+        """Go on answering."""
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        super().resume_writing()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio.Protocol has it so; uvicorn narrows it
         """Keep the connection for as long as a whole request waits for its answer; else let it be closed."""
         cycle: Any = self.cycle  # None before the first request, whatever uvicorn's annotation says
-        if cycle is None or cycle.more_body or cycle.response_complete or getattr(cycle, "is_held", False):
+        answering: Any = self._answering
+        if cycle is None or cycle.more_body or cycle.response_complete or getattr(answering, "is_held", False):
             return False
-        cycle.is_half_closed = True
+        answering.is_half_closed = cycle.is_half_closed = True
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -158,6 +184,10 @@ class Protocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """Take no further request."""
         self._lingering.end() if self._lingering.is_closing() else super().shutdown()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:  # noqa: ANN401 - uvicorn's
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
 
     def _goes_on(self) -> bool:
         """Say whether the client may be sending what nobody will read."""
@@ -238,9 +268,9 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def protocol(*, head_seconds: float) -> Callable[..., asyncio.Protocol]:
+def protocol(*, head_seconds: float, unread_seconds: float) -> Callable[..., asyncio.Protocol]:
     """Return what makes a connection for `uvicorn.Config(http=…)`."""
-    return partial(Protocol, head_seconds=head_seconds, inbox=Inbox())
+    return partial(Protocol, head_seconds=head_seconds, unread_seconds=unread_seconds, inbox=Inbox())
 
 
 def _cause(error: httptools.HttpParserError) -> BoatloadError:

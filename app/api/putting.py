@@ -79,13 +79,12 @@ async def put_content(services: Services, owner: UUID, upload_id: UUID, request:
 
 
 async def _answer(request: Request, put: Callable[[RawBody], Awaitable[tuple[Upload, bool]]]) -> Response:
-    """Answer with the upload, or with what went wrong; a body that was not read ends its connection."""
-    body = RawBody(request)
+    """Answer with the upload, or with what went wrong."""
     try:
-        upload, stored = await put(body)
+        upload, stored = await put(RawBody(request))
     except BoatloadError as error:
-        return answer_error(error, **({} if body.ended else {"Connection": "close"}))
-    headers = {"Upload-Offset": str(upload.received_bytes)} | ({} if body.ended else {"Connection": "close"})
+        return answer_error(error)
+    headers = {"Upload-Offset": str(upload.received_bytes)}
     if stored:
         headers["Location"] = f"/v1/uploads/{upload.id}"
     if upload.sha256 and wants_sha256(request.headers.get("want-repr-digest")):

@@ -123,8 +123,6 @@ class RateLimits:
         many = "too many bodies at the same time" if policy == "bodies" else f"more {policy} than a minute may have"
         error = TooManyRequestsError(f"You send {many}. Try again in {seconds} s.", policy=policy)
         headers = {"Retry-After": str(seconds), "Cache-Control": "no-store"}
-        if may_have_body(scope):
-            headers["Connection"] = "close"
         await answer_error(error, **headers)(scope, receive, send)
 
     def _fields(self, policies: list[_Policy], who: str) -> list[tuple[bytes, bytes]]:

@@ -16,18 +16,16 @@ _MOST: Final = 2**63 - 1
 
 
 class RawBody:
-    """The body of one request. `ended` says whether it was read to its end, so that the connection may go on."""
+    """The body of one request."""
 
     def __init__(self, request: Request) -> None:
         self._request: Final = request
-        self.ended = request.headers.get("content-length") == "0"
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the bytes. Raises ClientDisconnect where the sender goes away."""
         async for chunk in self._request.stream():
             if chunk:
                 yield chunk
-        self.ended = True
 
     def described(self, *, whole: bool) -> Body:
         """Return the body and what its headers say; `whole`: it is a file from its first byte to its last.

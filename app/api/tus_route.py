@@ -18,8 +18,6 @@ STATUSES: Final[dict[type[BoatloadError], int]] = {
     SizeConflictError: HTTPStatus.BAD_REQUEST,
 }
 """Where tus has another status than the rest."""
-_READ_AND_DROPPED_BYTES: Final = 16 << 20
-"""A body up to this size is read to its end although it is refused, so that the answer is heard for certain."""
 
 
 class TusRoute(APIRoute):
@@ -42,22 +40,13 @@ async def answered(request: Request, answer: Callable[[Request], Awaitable[Respo
             raise UnsupportedTusVersionError
         return await answer(request)
     except BoatloadError as error:
-        return _refuse(error, request)
+        return _refuse(error)
 
 
-def _refuse(error: BoatloadError, request: Request) -> Response:
+def _refuse(error: BoatloadError) -> Response:
     problem = of_error(error)
     problem = problem.model_copy(update={"status": STATUSES.get(type(error), problem.status)})
     headers = {"Cache-Control": "no-store"}
     if problem.status == HTTPStatus.PRECONDITION_FAILED:
         headers["Tus-Version"] = VERSION
-    if may_go_on_for_long(request):
-        headers["Connection"] = "close"
     return answer(problem, headers)
-
-
-def may_go_on_for_long(request: Request) -> bool:
-    """Say whether a body that nobody reads is better ended with its connection than read and dropped."""
-    headers = request.headers
-    size = int(headers.get("content-length", "0"))
-    return size > _READ_AND_DROPPED_BYTES or "transfer-encoding" in headers or "expect" in headers

@@ -55,12 +55,12 @@ async def not_read(_scope: Scope, _receive: Receive) -> str:
 
 
 @asynccontextmanager
-async def serving(act: Act, *, seconds: float = SECONDS) -> AsyncIterator[int]:
+async def serving(app: ASGIApp, *, seconds: float = SECONDS) -> AsyncIterator[int]:
     """Serve in this loop, and lend the port."""
     config = uvicorn.Config(
-        BodyDeadlines(telling(act), seconds=seconds, bytes_per_second=LEAST),
+        BodyDeadlines(app, seconds=seconds, bytes_per_second=LEAST),
         port=0,
-        http=protocol(head_seconds=seconds),  # type: ignore[arg-type]
+        http=protocol(head_seconds=seconds, unread_seconds=seconds),  # type: ignore[arg-type]
         timeout_keep_alive=seconds,  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,
@@ -99,14 +99,14 @@ async def test_a_body_that_we_keep_waiting_is_not_late() -> None:
                 return total
 
     size = 2 << 20
-    async with serving(reluctant) as port:
+    async with serving(telling(reluctant)) as port:
         assert await told(port, post(size), bytes(size)) == size
 
 
 async def test_a_body_that_comes_slowly_but_fast_enough_is_read_to_its_end() -> None:
     """It takes longer than a stall may, and is never less than it must be."""
     pieces = [bytes(2 * LEAST) for _ in range(6)]
-    async with serving(read_all, seconds=4 * SECONDS) as port:
+    async with serving(telling(read_all), seconds=4 * SECONDS) as port:
         sizes = await told(port, post(12 * LEAST), *pieces, pause=SECONDS)
     assert sum(sizes) == 12 * LEAST
 
@@ -122,14 +122,14 @@ async def test_a_body_that_stalls_breaks_off_behind_the_bytes_that_came(framing:
             return [*seen, error.code]
 
     begun = b"5\r\nhello\r\n" if "Transfer_Encoding" in framing else b"hello"
-    async with serving(reading) as port:
+    async with serving(telling(reading)) as port:
         assert await told(port, request_head("POST", "/", **framing) + begun) == ["hello", "request-timeout"]
 
 
 async def test_frames_without_bytes_are_no_body() -> None:
     """Extensions of chunks that keep coming, and never a chunk."""
     head = request_head("POST", "/", Transfer_Encoding="chunked")
-    async with serving(read_all) as port:
+    async with serving(telling(read_all)) as port:
         assert await told(port, head + b"5;", *[b"a=b;"] * 100, pause=SECONDS / 10) == "request-timeout"
 
 
@@ -144,12 +144,47 @@ async def test_what_waits_without_a_body_is_not_hurried() -> None:
         gone.set()
         return ""
 
-    async with serving(waiting) as port:
+    async with serving(telling(waiting)) as port:
         async with connection(port) as (_, writer):
             writer.write(request_head("GET", "/"))
             await asyncio.sleep(3 * SECONDS)
             assert not gone.is_set()
         await asyncio.wait_for(gone.wait(), 20)
+
+
+async def test_an_answer_that_is_not_read_is_cut() -> None:
+    gone = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not scope[CYCLE].disconnected:
+            await send({"type": "http.response.body", "body": bytes(65_536), "more_body": True})
+        gone.set()
+
+    async with serving(endless) as port, connection(port) as (_, writer):
+        writer.transport.pause_reading()
+        writer.write(request_head("GET", "/"))
+        await asyncio.wait_for(gone.wait(), 60)
+
+
+async def test_whoever_answers_is_told_that_the_client_has_gone_although_it_had_asked_for_more() -> None:
+    gone: list[str] = []
+
+    async def waiting(scope: Scope, receive: Receive) -> str:
+        hold(scope)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.append(scope["path"])
+        return ""
+
+    async with serving(telling(waiting)) as port:
+        async with connection(port) as (_, writer):
+            writer.write(request_head("GET", "/first") + request_head("GET", "/second"))
+            await asyncio.sleep(SECONDS / 4)
+            writer.transport.abort()
+        async with asyncio.timeout(20):
+            while gone != ["/first"]:
+                await asyncio.sleep(0.05)
 
 
 async def test_fields_behind_a_body_are_not_headers() -> None:
@@ -158,7 +193,7 @@ async def test_fields_behind_a_body_are_not_headers() -> None:
         return [name.decode() for name, _ in scope["headers"]]
 
     head = request_head("POST", "/", Transfer_Encoding="chunked", Connection="close")
-    async with serving(fields) as port:
+    async with serving(telling(fields)) as port:
         names = await told(port, head + b"2\r\n{}\r\n0\r\n", b"Authorization: a\r\n\r\n", pause=0.1)
     assert names == ["host", "transfer-encoding", "connection"]
 
@@ -172,14 +207,14 @@ async def test_the_authority_of_the_target_is_the_host(target: str, said: str, p
         where = [value.decode() for name, value in scope["headers"] if name == b"host"]
         return [*where, scope["path"] + "?" * bool(scope["query_string"]) + scope["query_string"].decode()]
 
-    async with serving(hosts) as port:
+    async with serving(telling(hosts)) as port:
         assert await told(port, request_head("GET", target, Connection="close")) == [said, path]
 
 
 async def test_an_answer_is_heard_although_the_body_is_still_being_sent() -> None:
     """By a client that reads nothing before it has sent all."""
     size = LINGER_BYTES // 2
-    async with serving(not_read) as port, connection(port) as (reader, writer):
+    async with serving(telling(not_read)) as port, connection(port) as (reader, writer):
         writer.write(post(size))
         for _ in range(size // 65_536):
             writer.write(bytes(65_536))
@@ -195,7 +230,7 @@ async def test_who_never_ends_sending_is_left_in_the_end() -> None:
             writer.write(bytes(65_536))
             await writer.drain()
 
-    async with serving(not_read) as port, connection(port) as (reader, writer):
+    async with serving(telling(not_read)) as port, connection(port) as (reader, writer):
         writer.write(post(1 << 40))
         sending = asyncio.create_task(send_for_ever(writer))
         assert (await read_answer(reader)).json() == "not read"
@@ -213,13 +248,13 @@ async def test_a_body_that_nobody_asks_for_stays_with_the_client() -> None:
         return sum(await read_all(scope, receive))
 
     size = 8 << 20
-    async with serving(late) as port:
+    async with serving(telling(late)) as port:
         assert await told(port, post(size, Connection="close"), bytes(size)) == size
     assert arrived[0] <= 256 * 1024
 
 
 async def test_connections_are_kept_for_a_while_and_closed_then() -> None:
-    async with serving(not_read) as port, connection(port) as (reader, writer):
+    async with serving(telling(not_read)) as port, connection(port) as (reader, writer):
         for _ in range(2):
             writer.write(request_head("GET", "/"))
             assert (await read_answer(reader)).json() == "not read"
@@ -229,7 +264,7 @@ async def test_connections_are_kept_for_a_while_and_closed_then() -> None:
 
 async def test_line_ends_do_not_keep_a_connection() -> None:
     """They are no request, and end the wait for one only to begin another."""
-    async with serving(not_read) as port, connection(port) as (reader, writer):
+    async with serving(telling(not_read)) as port, connection(port) as (reader, writer):
         writer.write(request_head("GET", "/"))
         assert (await read_answer(reader)).json() == "not read"
         writer.write(b"\r\n")

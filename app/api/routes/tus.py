@@ -10,7 +10,7 @@ from app.api import tus_docs, tus_headers, tus_piece
 from app.api.dependencies import Context, Ctx, UploadId
 from app.api.idempotency import key_in
 from app.api.tus_headers import PATH, VERSION, Creation
-from app.api.tus_route import TusRoute, may_go_on_for_long
+from app.api.tus_route import TusRoute
 from app.domain.errors import BoatloadError
 from app.domain.filename import parse_filename
 from app.domain.receiving import NewUpload, Receiving
@@ -58,8 +58,6 @@ async def create_upload(ctx: Ctx, request: Request) -> Response:
         if creation.body:
             known = await _first_bytes(ctx, request, creation, known, fresh=fresh, known_by_key=key is not None)
     headers = tus_piece.standing(known) | {"Location": f"{ctx.base}{PATH}/{known.upload.id}"}
-    if may_go_on_for_long(request):
-        headers["Connection"] = "close"
     return Response(status_code=201, headers=headers)
 
 

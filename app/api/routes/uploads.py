@@ -119,7 +119,7 @@ async def _receive(
             before = Kept() if reused else await ctx.services.idempotency.results(keyed)
             return _answer(receipt, before)
     except (IdempotencyKeyInFlightError, IdempotencyKeyReusedError, QuotaExceededError) as error:
-        return problems.answer_error(error, Connection="close")  # nobody reads the body
+        return problems.answer_error(error)
 
 
 async def _take(ctx: Context, request: Request, target: Target, batch_id: UUID | None) -> Receipt:
@@ -146,7 +146,7 @@ def _answer(receipt: Receipt, before: Kept) -> Response:
     batch = schemas.draft_batch(receipt.batch) if receipt.batch else before.batch
     answer = schemas.multipart_answer(batch_id, batch, drafts) if batch_id and batch else b""
     if receipt.error:
-        return problems.answer(problems.of_error(receipt.error), {"Connection": "close"}, members=answer)
+        return problems.answer(problems.of_error(receipt.error), members=answer)
     sent = before.sent + len(receipt.outcomes)
     taken = before.taken + sum(upload.error is None for upload in receipt.outcomes)
     if not taken:
