@@ -55,7 +55,7 @@ class Resumable:
         self._digests: Final = RunningDigests(store, self._threads)
 
     async def close(self) -> None:
-        """End the threads, once nothing is being received."""
+        """Have every piece end, with what is durable of it in its row; then end the threads."""
         await self._writers.close()
         self._threads.shutdown()
 

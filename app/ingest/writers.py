@@ -52,6 +52,8 @@ class Writers:
     def __init__(self, database: Database) -> None:
         self._database: Final = database
         self._slots: Final[dict[UUID, _Slot]] = {}
+        self._idle: Final = asyncio.Event()
+        self._idle.set()
         self._watching: asyncio.Task[None] | None = None
 
     @asynccontextmanager
@@ -64,6 +66,7 @@ class Writers:
         slot = self._slots.get(upload_id)
         if slot is None:
             slot = self._slots[upload_id] = _Slot(writer)
+            self._idle.clear()
         else:
             await self._wait(slot)
             slot.writer = writer
@@ -76,7 +79,7 @@ class Writers:
             if slot.waiting and not slot.waiting.done():
                 slot.waiting.set_result(None)
             else:
-                del self._slots[upload_id]
+                self._free(upload_id)
 
     def is_held(self, upload_id: UUID) -> bool:
         """Say whether this process writes the upload right now."""
@@ -90,7 +93,14 @@ class Writers:
             self._watching = asyncio.create_task(self._watch())
 
     async def close(self) -> None:
-        """Stop looking after rows, once nothing is being received."""
+        """Have all writers end, and with them their rows; then stop looking after these.
+
+        Those whose requests were cut when the service stopped are still about to say what is durable.
+        """
+        for slot in self._slots.values():
+            slot.writer.stopped.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), TAKEOVER_SECONDS)
         if self._watching:
             self._watching.cancel()
             with suppress(asyncio.CancelledError):
@@ -119,7 +129,12 @@ class Writers:
         if slot.waiting and not slot.waiting.done():
             slot.waiting.set_result(None)
         else:
-            del self._slots[slot.writer.upload_id]
+            self._free(slot.writer.upload_id)
+
+    def _free(self, upload_id: UUID) -> None:
+        del self._slots[upload_id]
+        if not self._slots:
+            self._idle.set()
 
     async def _watch(self) -> None:
         while watched := [slot.writer for slot in self._slots.values() if slot.writer.watched]:

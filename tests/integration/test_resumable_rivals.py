@@ -235,3 +235,17 @@ async def test_every_way_out_gives_its_memory_back(services: Services) -> None:
         await writing
     assert (await services.resumable.get(OWNER, upload.id)).received_bytes == 100
     assert services.budget.free_bytes == services.budget.total_bytes
+
+
+async def test_a_service_that_ends_first_has_its_pieces_say_what_is_durable(database_url: str, tmp_path: Path) -> None:
+    content = pattern(4 * MIB)
+    slow = Slow(content[: 2 * MIB])
+    async with serving(database_url, tmp_path / "objects") as services:
+        upload = await declare(services, len(content), of=content)
+        cut = asyncio.create_task(services.resumable.append(OWNER, upload.id, offset=0, body=aiter(slow)))
+        await slow.given.wait()
+        cut.cancel()  # as uvicorn does, which then waits for nobody
+    with pytest.raises(asyncio.CancelledError):
+        await cut
+    async with serving(database_url, tmp_path / "objects") as services:
+        assert (await services.resumable.get(OWNER, upload.id)).received_bytes == 2 * MIB
