@@ -38,6 +38,8 @@ BEGIN
         results bytea NOT NULL,
         PRIMARY KEY (key_id, first)
     );
+    -- Compressed they would take longer than the files that they speak of.
+    ALTER TABLE idempotency_runs ALTER COLUMN results SET STORAGE EXTERNAL;
 END $$
 """
 
