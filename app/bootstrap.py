@@ -14,6 +14,8 @@ from typing import Final
 import structlog
 
 from app.auth.access import Access
+from app.auth.batch_tokens import BatchTokens
+from app.auth.issuers import Issuers
 from app.db.listen import Listener
 from app.db.pool import Database
 from app.domain.guards import Guards
@@ -69,6 +71,7 @@ class Services:
     store: Store
     limits: Limits
     access: Access
+    batch_tokens: BatchTokens
     receiver: Receiver
     batches: BatchService
     uploads: UploadService
@@ -119,6 +122,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         stack.push_async_callback(database.close)
         async with reading(database) as uow:
             cursor_key = await uow.service_keys.get("cursor")
+            token_key = await uow.service_keys.get("batch_tokens")
         quotas = QuotaService(database)
         await quotas.begin(
             Quota(settings.quota_bytes, settings.quota_files, settings.quota_open_batches, settings.quota_open_uploads)
@@ -136,7 +140,8 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
         if settings.worker:
             background += _start_worker(stack, settings, dsn, database=database, store=store, give_way=group.lull)
 
-        access = await _start_access(stack, settings, database, background)
+        batch_tokens = BatchTokens(token_key, clock=utc_now, new_id=new_id)
+        access = await _start_access(stack, settings, database, batch_tokens, background)
         reader = BatchReader(database)
         feed = Feed(database, reader, heartbeat_seconds=settings.heartbeat_seconds)
         background += _start_feed(stack, dsn, feed)
@@ -167,6 +172,7 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
             store=store,
             limits=limits,
             access=access,
+            batch_tokens=batch_tokens,
             receiver=receiver,
             batches=BatchService(
                 database, limits, processors=registry.require(settings.processors), clock=utc_now, new_id=new_id
@@ -200,9 +206,20 @@ async def running(settings: Settings, dsn: str) -> AsyncIterator[Services]:
 
 
 async def _start_access(
-    stack: AsyncExitStack, settings: Settings, database: Database, background: "list[asyncio.Task[None]]"
+    stack: AsyncExitStack,
+    settings: Settings,
+    database: Database,
+    tokens: BatchTokens,
+    background: "list[asyncio.Task[None]]",
 ) -> Access:
-    access = Access(database, anonymous=settings.allow_anonymous, until_configured=settings.on_loopback, clock=utc_now)
+    access = Access(
+        database,
+        tokens,
+        Issuers(settings.jwt_issuers),
+        anonymous=settings.allow_anonymous,
+        until_configured=settings.on_loopback and not settings.jwt_issuers,
+        clock=utc_now,
+    )
     await access.look()
     stop = asyncio.Event()
     background.append(_start("access", access.run(stop)))

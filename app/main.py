@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
 from app.api import cors, problems
+from app.api.audit_trail import AuditTrail
 from app.api.authentication import Authentication
 from app.api.body import large_bodies
 from app.api.cursors import Cursors
@@ -27,6 +28,7 @@ from app.api.routes import (
     manifest,
     quota,
     thumbnails,
+    tokens,
     tus,
     uploads,
     webhooks,
@@ -73,6 +75,7 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.add_middleware(PollingLane)
     app.add_middleware(FileLane)
     app.add_middleware(PieceLane)
+    app.add_middleware(AuditTrail)
     if limits := RateLimits.of(settings):
         app.add_middleware(RateLimits, limits=limits)
     app.add_middleware(Authentication)
@@ -83,7 +86,21 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.state.large_bodies = large_bodies()
     app.state.trust_proxy = settings.trust_proxy
     docs.mount_assets(app)
-    for module in (batches, events, manifest, files, uploads, content, thumbnails, tus, quota, webhooks, health, docs):
+    for module in (
+        batches,
+        events,
+        manifest,
+        tokens,
+        files,
+        uploads,
+        content,
+        thumbnails,
+        tus,
+        quota,
+        webhooks,
+        health,
+        docs,
+    ):
         app.include_router(module.router)
         known += [route for route in module.router.routes if isinstance(route, APIRoute)]
 

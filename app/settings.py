@@ -1,13 +1,23 @@
 """Every setting, read once from the environment: `BOATLOAD_<NAME>`, typed, and refused when unknown or wrong."""
 
 import ipaddress
+import json
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX: Final = "BOATLOAD_"
@@ -87,6 +97,67 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
+JWT_FAMILIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "RS": ("RS256", "RS384", "RS512"),
+    "PS": ("PS256", "PS384", "PS512"),
+    "ES": ("ES256", "ES384", "ES512"),
+    "EdDSA": ("EdDSA",),
+    "HS": ("HS256", "HS384", "HS512"),
+}
+_LEAST_SECRET: Final = 32
+_LOCAL: Final = re.compile(r"http://(127\.0\.0\.1|localhost|\[::1\])(:[0-9]+)?/")
+
+
+class JwtIssuer(BaseModel):
+    """Somebody whose JWTs are credentials here: with keys behind a URL, or with the one `key` that is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    issuer: Annotated[str, Field(min_length=1)]
+    audience: Annotated[str, Field(min_length=1)]
+    family: Literal["RS", "PS", "ES", "EdDSA", "HS"] = "RS"
+    jwks_url: str | None = None
+    key: SecretStr | None = None
+    """A public key (PEM), or for `HS` the secret."""
+
+    @model_validator(mode="after")
+    def _has_keys_of_its_family(self) -> "JwtIssuer":
+        if (self.jwks_url is None) == (self.key is None):
+            raise ValueError("needs jwks_url or key, and not both")
+        if self.jwks_url and not self.jwks_url.startswith("https://") and not _LOCAL.match(self.jwks_url):
+            raise ValueError("jwks_url must start with https://")
+        if self.family == "HS" and (self.key is None or len(self.key.get_secret_value().encode()) < _LEAST_SECRET):
+            raise ValueError(f"family HS needs a key of {_LEAST_SECRET} bytes or more")
+        if self.key and self.family != "HS":
+            _check_public_key(self.family, self.key.get_secret_value())
+        return self
+
+
+def _check_public_key(family: str, pem: str) -> None:
+    import jwt  # noqa: PLC0415 - with its cryptography; most services have no such key
+
+    try:
+        jwt.get_algorithm_by_name(JWT_FAMILIES[family][0]).prepare_key(pem)
+    except (jwt.PyJWTError, ValueError, TypeError):
+        pem = ""
+    if "BEGIN PUBLIC KEY" not in pem:
+        raise ValueError(f"key must be a public key in PEM, of the family {family}")
+
+
+def _from_json(given: object) -> object:
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given)
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON list of objects") from None
+
+
+def _issuers(issuers: tuple[JwtIssuer, ...]) -> tuple[JwtIssuer, ...]:
+    _once_each(tuple(issuer.issuer for issuer in issuers))
+    return issuers
+
+
 class Settings(BaseSettings):
     """The configuration of one process. Frozen: nothing changes it after the start."""
 
@@ -115,6 +186,13 @@ class Settings(BaseSettings):
     allow_anonymous: Annotated[
         bool, Field(description="Serve everyone who can reach the port, without credentials, on any address. Insecure.")
     ] = False
+    jwt_issuers: Annotated[
+        tuple[JwtIssuer, ...],
+        NoDecode,
+        BeforeValidator(_from_json),
+        AfterValidator(_issuers),
+        Field(description="Whose JWTs are credentials: a JSON list of objects, see docs/security.md."),
+    ] = ()
     cors_origins: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -289,7 +367,13 @@ def _load(kind: type[_Read], flags: Mapping[str, object]) -> _Read:
     try:
         settings = kind(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        faults += [f"{PREFIX}{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        faults += [f"{_named(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
     if faults:
         raise SettingsError("; ".join(faults))
     return settings
+
+
+def _named(place: tuple[int | str, ...]) -> str:
+    """Return how a setting is called, and behind it where in its value the fault is."""
+    name, *inside = map(str, place)
+    return ".".join([PREFIX + name.upper(), *inside])

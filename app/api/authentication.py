@@ -1,23 +1,27 @@
 """Who a request is from: found out once, before anything of it is looked at, and before its body is read."""
 
 from typing import Final
+from urllib.parse import parse_qsl
 
 from fastapi import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.api.dependencies import CALLER
 from app.api.problems import answer_error
+from app.api.reach import check_reach
+from app.auth import audit
+from app.auth.batch_tokens import PREFIX as TOKEN_PREFIX
 from app.bootstrap import Services
 from app.domain.access import AccessScope, Caller
 from app.domain.errors import BoatloadError, ForbiddenError, UnauthorizedError
 
-CALLER: Final = "boatload.caller"
-"""Where in the scope of a request its Caller is."""
 OPEN: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """Paths for everybody."""
 _OPEN_BELOW: Final = "/docs/assets/"
 _READING: Final = frozenset({"GET", "HEAD"})
 _WEBHOOKS: Final = "/v1/webhooks"
 _SCHEME: Final = b"bearer "
+_QUERIED: Final = b"access_token"
 
 
 class Authentication:
@@ -35,13 +39,15 @@ class Authentication:
             await self._app(scope, receive, send)
             return
         services: Services = scope["app"].state.services
+        method, path = scope["method"], scope["path"]
         try:
-            caller = await services.access.admit(_credential(scope))
-            check_scope(caller, needed_scope(scope["method"], scope["path"]))
+            caller = scope[CALLER] = await services.access.admit(_credential(scope))
+            check_scope(caller, needed_scope(method, path))
+            if caller.batch_id is not None:
+                await check_reach(caller, method, path, services)
         except BoatloadError as error:
             await _refusal(error, scope)(scope, receive, send)
             return
-        scope[CALLER] = caller
         await self._app(scope, receive, send)
 
 
@@ -69,6 +75,8 @@ def _credential(scope: Scope) -> str | None:
     RFC 6750 §2.1; more than one, or another scheme, is nothing that anybody could rely on.
     """
     given = [value for name, value in scope["headers"] if name == b"authorization"]
+    if _QUERIED in scope["query_string"] and is_followed(scope["method"], scope["path"]):
+        given += [_SCHEME + value for value in _queried(scope["query_string"])]
     if not given:
         return None
     if len(given) > 1 or given[0][: len(_SCHEME)].lower() != _SCHEME:
@@ -76,11 +84,28 @@ def _credential(scope: Scope) -> str | None:
     return bytes(given[0][len(_SCHEME) :]).strip().decode("latin-1")
 
 
+def is_followed(method: str, path: str) -> bool:
+    """Say whether a request is for events: a browser's EventSource sends no header of ours."""
+    return method == "GET" and path.startswith("/v1/batches/") and path.endswith("/events")
+
+
+def _queried(query: bytes) -> list[bytes]:
+    """Return the tokens in a query (RFC 6750 §2.3). Raises UnauthorizedError for what lives too long to be in a URL."""
+    # Of bytes it would make text and bytes again, and raise where they are not ASCII.
+    fields = parse_qsl(query.decode("latin-1"), keep_blank_values=True, encoding="latin-1")
+    given = [value for name, value in fields if name == _QUERIED.decode()]
+    if any(not value.startswith(TOKEN_PREFIX) for value in given):
+        raise UnauthorizedError("In a URL there may only be a token for a batch. Send others in a header.")
+    return [value.encode("latin-1") for value in given]
+
+
 def _refusal(error: BoatloadError, scope: Scope) -> Response:
     headers = {"Cache-Control": "no-store"}
+    caller: Caller | None = scope.get(CALLER)
+    audit.refuse(error.code, caller=caller, detail=error.detail)
     if isinstance(error, UnauthorizedError):
         # RFC 6750 §3.1: no error code for those who showed nothing.
-        shown = any(name == b"authorization" for name, _ in scope["headers"])
+        shown = any(name == b"authorization" for name, _ in scope["headers"]) or _QUERIED in scope["query_string"]
         headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if shown else "Bearer"
     elif isinstance(error, ForbiddenError):
         needed = error.facts.get("scope")

@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import Depends, Path, Query, Request, Response
 from starlette.types import Scope
 
-from app.api.authentication import CALLER
 from app.api.cursors import Cursors
 from app.api.forwarded import public_base
 from app.bootstrap import Services
@@ -16,6 +15,8 @@ from app.domain.errors import NotFoundError
 from app.domain.limits import PAGE_DEFAULT, PAGE_MAX
 
 JSON: Final = "application/json"
+CALLER: Final = "boatload.caller"
+"""Where in the scope of a request its Caller is."""
 
 
 @dataclass(frozen=True, slots=True)

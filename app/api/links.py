@@ -4,7 +4,7 @@ from typing import Any, Final
 
 _OF_A_BATCH: Final = (
     *("read_batch", "follow_batch", "list_uploads", "add_uploads", "declare_files", "put_file"),
-    *("seal_batch", "cancel_batch", "retry_batch", "delete_batch"),
+    *("seal_batch", "cancel_batch", "retry_batch", "delete_batch", "create_token"),
 )
 _OF_AN_UPLOAD: Final = (
     *("read_upload", "put_content", "read_content", "read_thumbnail", "list_attempts", "delete_upload"),

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from app.api import idempotency
-from app.api.authentication import is_open
+from app.api.authentication import is_followed, is_open
 from app.api.links import link
 from app.api.problems import MEDIA_TYPE, OF_ANY_REQUEST, Problem
 
@@ -67,9 +67,15 @@ _BEARER: Final = {
     "type": "http",
     "scheme": "bearer",
     "description": (
-        "An API key, or a JWT of an issuer that the service trusts. GET and HEAD need the scope `read`, all else "
-        "`write`, and `/v1/webhooks` needs `admin`. Not needed where the service lets everybody in."
+        "An API key, a JWT of an issuer that the service trusts, or a token for one batch. GET and HEAD need the scope "
+        "`read`, all else `write`, and `/v1/webhooks` needs `admin`. Not needed where the service lets everybody in."
     ),
+}
+_QUERY: Final = {
+    "type": "apiKey",
+    "in": "query",
+    "name": "access_token",
+    "description": "A token for one batch, where a browser's EventSource can send no header (RFC 6750 §2.3).",
 }
 
 
@@ -78,11 +84,13 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
 
     Every POST takes an Idempotency-Key, and may be refused for it.
     """
-    document["components"]["securitySchemes"] = {"bearer": _BEARER}
+    document["components"]["securitySchemes"] = {"bearer": _BEARER, "batch_token": _QUERY}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             free = is_open(path) or method == "options"
             operation["security"] = [] if free else [{"bearer": []}]
+            if is_followed(method.upper(), path):
+                operation["security"].append({"batch_token": []})
             refusals = OF_ANY_REQUEST | (set() if free else _KNOWN_CALLERS)
             found = {str(status): _problem(status) for status in refusals} | operation["responses"]
             operation["responses"] = {status: found[status] for status in sorted(found)}

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import schemas
+from app.api.audit_trail import ACTION
 from app.api.dependencies import owner_of, tagged
 from app.api.digests import ContentDigest, repr_digest, sha256_in, wants_sha256
 from app.api.problems import answer_error, client_gone
@@ -38,6 +39,7 @@ class FileLane:
         if path is None:
             await self._app(scope, receive, send)
             return
+        scope[ACTION], scope["path_params"] = "put_file", {"batch_id": path[1]}
         request = Request(scope, receive)
         services: Services = scope["app"].state.services
         try:

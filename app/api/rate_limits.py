@@ -18,7 +18,8 @@ from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.authentication import CALLER, may_have_body
+from app.api.authentication import may_have_body
+from app.api.dependencies import CALLER
 from app.api.forwarded import client_address
 from app.api.problems import answer_error
 from app.domain.access import Caller, CredentialKind

@@ -7,7 +7,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from app.auth.keys import PREFIX, digest_of
+from app.auth import batch_tokens, keys
+from app.auth.batch_tokens import BatchTokens
+from app.auth.issuers import Issuers
+from app.auth.keys import digest_of
 from app.db.pool import Database
 from app.domain.access import ANYBODY, Caller, CredentialKind
 from app.domain.errors import DatabaseUnavailableError, UnauthorizedError
@@ -30,8 +33,19 @@ class Access:
     `until_configured`, and only as long as no key was ever made.
     """
 
-    def __init__(self, database: Database, *, anonymous: bool, until_configured: bool, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tokens: BatchTokens,
+        issuers: Issuers,
+        *,
+        anonymous: bool,
+        until_configured: bool,
+        clock: Clock,
+    ) -> None:
         self._database: Final = database
+        self._tokens: Final = tokens
+        self._issuers: Final = issuers
         self._anonymous: Final = anonymous
         self._unconfigured = until_configured
         self._clock: Final = clock
@@ -42,8 +56,8 @@ class Access:
     async def admit(self, credential: str | None) -> Caller:
         """Return who comes with this credential, or with none.
 
-        A credential that does not hold is refused, also where none is needed. Raises UnauthorizedError, and
-        DatabaseUnavailableError where nobody can tell.
+        A credential that does not hold is refused, also where none is needed. Raises UnauthorizedError; where nobody
+        can tell, DatabaseUnavailableError or IssuerUnavailableError.
         """
         if credential is None:
             if self._anonymous or self._unconfigured:
@@ -94,8 +108,13 @@ class Access:
         return caller
 
     async def _verify(self, credential: str, digest: bytes) -> Caller:
-        if not credential.startswith(PREFIX):
-            raise UnauthorizedError("This is no credential of this service.")
+        if credential.startswith(batch_tokens.PREFIX):
+            return self._tokens.read(credential)
+        if credential.startswith(keys.PREFIX):
+            return await self._find_key(digest)
+        return await self._issuers.verify(credential)
+
+    async def _find_key(self, digest: bytes) -> Caller:
         async with reading(self._database) as uow:
             key = await uow.api_keys.find(digest)
         if key is None:

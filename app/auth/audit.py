@@ -11,4 +11,13 @@ log: Final = structlog.get_logger("boatload.audit")
 
 def record(action: str, caller: Caller, **what: object) -> None:
     """Note what a caller has done; `what` are ids and outcomes, never text of a client's own nor a secret."""
-    log.info(action, owner=str(caller.owner), by=caller.kind, credential=caller.credential, **what)
+    log.info(action, **_who(caller), **what)
+
+
+def refuse(code: str, caller: Caller | None, detail: str) -> None:
+    """Note that somebody was refused: who, where that is known."""
+    log.info("refused", **(_who(caller) if caller else {}), code=code, detail=detail)
+
+
+def _who(caller: Caller) -> dict[str, object]:
+    return {"owner": str(caller.owner), "by": caller.kind, "credential": caller.credential}

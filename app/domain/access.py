@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+from app.domain.errors import ForbiddenError, NotFoundError
 from app.domain.ids import LOCAL_OWNER
 
 
@@ -43,6 +44,24 @@ class Caller:
     """The only batch that it may add to and read; None: all of the owner's."""
     expires_at: datetime | None = None
     """From then on it is refused; None: it does not expire."""
+    renewable_until: datetime | None = None
+    """A token for a batch may be renewed, and no renewed one lives longer than this."""
+
+    def check_target(self, batch_id: UUID | None) -> None:
+        """Return if the caller may add to this batch; None: to one of its own that is opened for it.
+
+        Raises NotFoundError for another batch than that of a token, ForbiddenError where a token opens one.
+        """
+        if self.batch_id is None or self.batch_id == batch_id:
+            return
+        if batch_id is not None:
+            raise NotFoundError
+        raise ForbiddenError("This token may only add to its batch. Name that.", batch_id=str(self.batch_id))
+
+    def check_unbound(self) -> None:
+        """Raise ForbiddenError where a token for one batch is not enough."""
+        if self.batch_id is not None:
+            raise ForbiddenError("This token may only add to its batch and read it.")
 
 
 ANYBODY: Final = Caller(LOCAL_OWNER, ALL_SCOPES, CredentialKind.NONE, "none")

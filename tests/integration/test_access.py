@@ -8,11 +8,13 @@ import pytest
 
 from app.auth import command
 from app.auth.access import Access
+from app.auth.batch_tokens import BatchTokens
+from app.auth.issuers import Issuers
 from app.auth.keys import KeyService
 from app.db.pool import Database
 from app.domain.access import ANYBODY, AccessScope, CredentialKind
 from app.domain.errors import DatabaseUnavailableError, UnauthorizedError
-from app.domain.ids import LOCAL_OWNER, new_id, utc_now
+from app.domain.ids import LOCAL_OWNER, Clock, new_id, utc_now
 from app.settings import load_settings
 from tests.support.services import OWNER
 
@@ -31,8 +33,11 @@ def service(database: Database) -> KeyService:
     return KeyService(database, clock=utc_now, new_id=new_id)
 
 
-def access(database: Database, *, anonymous: bool = False, until_configured: bool = False) -> Access:
-    return Access(database, anonymous=anonymous, until_configured=until_configured, clock=utc_now)
+def access(
+    database: Database, *, anonymous: bool = False, until_configured: bool = False, clock: Clock = utc_now
+) -> Access:
+    tokens = BatchTokens(bytes(32), clock=clock, new_id=new_id)
+    return Access(database, tokens, Issuers([]), anonymous=anonymous, until_configured=until_configured, clock=clock)
 
 
 async def test_a_key_says_who_calls(database: Database) -> None:
@@ -61,7 +66,7 @@ async def test_a_credential_is_known_for_a_moment_and_one_that_does_not_hold_nev
 async def test_a_key_is_not_known_beyond_its_own_end(database: Database) -> None:
     now = utc_now()
     _, secret = await service(database).create(OWNER, "x", SCOPES, now + timedelta(hours=1))
-    mine = Access(database, anonymous=False, until_configured=False, clock=lambda: now)
+    mine = access(database, clock=lambda: now)
     now += timedelta(hours=1, microseconds=-1)
     await mine.admit(secret)
     now += timedelta(microseconds=1)
@@ -135,7 +140,7 @@ async def test_uses_are_written_down_when_it_ends_and_never_go_back(database: Da
     _, secret = await keys.create(OWNER, "x", SCOPES, None)
     uses: list[datetime | None] = []
     for clock in (utc_now, lambda: utc_now() - timedelta(days=1)):
-        mine = Access(database, anonymous=False, until_configured=False, clock=clock)
+        mine = access(database, clock=clock)
         await mine.admit(secret)
         stop = asyncio.Event()
         loop = asyncio.create_task(mine.run(stop))

@@ -27,6 +27,8 @@ _MAX_BYTES: Final = 16 * 1024 * 1024
 async def declare_files(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
     """Declare files, all of them or none. The same call again has no further effect, and says what is missing."""
     manifest = await read_json(request, schemas.Manifest, max_bytes=_MAX_BYTES)
+    if manifest.seal:
+        ctx.caller.check_unbound()
     entries = [_entry(entry) for entry in manifest.entries]
     batch, declared = await ctx.services.manifests.declare(ctx.owner, batch_id, entries, seal=manifest.seal)
     return tagged(schemas.MANIFEST.dump_json(schemas.manifest_out(batch, declared)), batch.version, request)

@@ -42,6 +42,9 @@ async def create_upload(ctx: Ctx, request: Request) -> Response:
     """Make an upload, in the batch that `batch_id` in Upload-Metadata names, or alone in a batch of its own."""
     creation = tus_headers.read_creation(request.headers, path=PATH, max_bytes=ctx.services.limits.max_file_bytes)
     metadata, concat = creation.metadata, creation.concat
+    ctx.caller.check_target(metadata.batch_id)
+    if concat:
+        ctx.caller.check_unbound()  # partial uploads are in no batch
     key = key_in(request, *(request.headers.get(name, "").encode("latin-1") for name in _TOLD_BY))
     new = NewUpload(
         ref=metadata.ref,

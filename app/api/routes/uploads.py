@@ -62,11 +62,13 @@ async def upload_files(ctx: Ctx, request: Request) -> Response:
 
     async def find_batch(field: str | None) -> UUID | None:
         if not field:
+            ctx.caller.check_target(None)
             return None
         try:
             batch_id = UUID(field)
         except ValueError:
             raise NotFoundError from None
+        ctx.caller.check_target(batch_id)
         return (await ctx.services.batches.get_open(ctx.owner, batch_id)).id
 
     return await _receive(ctx, request, find_batch)

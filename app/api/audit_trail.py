@@ -1,0 +1,52 @@
+"""One line in the audit log for each request that changes something, whatever came of it."""
+
+from http import HTTPStatus
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.dependencies import caller_of
+from app.auth import audit
+
+ACTION: Final = "boatload.action"
+"""Where in the scope of a request its action is, if no route of the framework had it."""
+NOTED: Final = "boatload.noted"
+"""Where in the scope of a request there is more to note: a dict of ids, put there by its route."""
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_PIECE: Final = "PATCH"
+"""Adds bytes to an upload whose making was noted."""
+_LOCATION: Final = b"location"
+
+
+class AuditTrail:
+    """ASGI middleware, where the caller is known. It notes the route and its ids; not what a client wrote."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app: Final = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and note it when it is over. A status of 0: nobody was left to be answered."""
+        if scope["type"] != "http" or scope["method"] in _READING or scope["method"] == _PIECE:
+            await self._app(scope, receive, send)
+            return
+        status, made = 0, b""
+
+        async def noticed(message: Message) -> None:
+            nonlocal status, made
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if status < HTTPStatus.BAD_REQUEST:
+                    made = next((value for name, value in message.get("headers", ()) if name == _LOCATION), b"")
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noticed)
+        finally:
+            action = scope["route"].name if "route" in scope else scope.get(ACTION)
+            if action:
+                ids: dict[str, Any] = {
+                    name: value for name, value in scope["path_params"].items() if name.endswith("_id")
+                }
+                if made:
+                    ids["made"] = made.decode("latin-1")
+                audit.record(action, caller_of(scope), status=status, **ids, **scope.get(NOTED, {}))

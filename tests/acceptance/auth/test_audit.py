@@ -1,0 +1,80 @@
+"""The audit log: who did what to which things, in one line each."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+
+from tests.acceptance.auth.conftest import OWNER, Guarded
+from tests.support.credentials import make_key_row
+from tests.support.wire import FORM, File, multipart
+
+
+def trail(guarded: Guarded, answer: httpx.Response) -> list[dict[str, Any]]:
+    """The lines about one request, once the last line about it is there."""
+    deadline = time.monotonic() + 30
+    while True:
+        found = [line for line in guarded.server.log.splitlines() if answer.headers["x-request-id"] in line]
+        lines = [json.loads(line) for line in found]
+        if any(line["logger"] == "boatload.http" and line["event"] == "request" for line in lines):
+            return [line for line in lines if line["logger"] == "boatload.audit"]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_every_change_is_noted_with_who_and_what(guarded: Guarded) -> None:
+    row, secret = make_key_row(guarded.url, owner=OWNER)
+    with guarded.client(secret) as client:
+
+        def noted(method: str, path: str, status: int, **request: Any) -> tuple[dict[str, Any], httpx.Response]:  # noqa: ANN401 - what httpx takes
+            answer = client.request(method, path, **request)
+            assert answer.status_code == status, answer.text
+            [line] = trail(guarded, answer)
+            assert line["status"] == status
+            assert (line["owner"], line["by"], line["credential"]) == (str(OWNER), "key", str(row.id))
+            assert secret not in json.dumps(line)
+            return line, answer
+
+        line, answer = noted("POST", "/v1/batches", 201, json={})
+        batch = answer.json()
+        assert (line["event"], line["made"]) == ("open_batch", batch["url"])
+        of_batch = {"batch_id": batch["id"]}
+        line, answer = noted("PUT", f"{batch['url']}/files/a", 201, content=b"audited")
+        upload = answer.json()["id"]
+        assert line["event"] == "put_file"
+        assert line["made"] == f"/v1/uploads/{upload}"
+        assert of_batch.items() <= line.items()
+        line, answer = noted("POST", f"{batch['url']}/tokens", 201, json={})
+        assert line["event"] == "create_token"
+        assert line["token_id"]
+        token = answer.json()["token"]
+        for method, path, status, action in (
+            ("POST", f"{batch['url']}/seal", 200, "seal_batch"),
+            ("POST", f"{batch['url']}/retry", 200, "retry_batch"),
+            ("POST", f"{batch['url']}/cancel", 409, "cancel_batch"),
+        ):
+            if action == "cancel_batch":
+                with client.stream("GET", f"{batch['url']}/events") as events:
+                    events.read()  # until it is completed
+            line, _ = noted(method, path, status)
+            assert line["event"] == action
+            assert of_batch.items() <= line.items()
+        line, _ = noted("DELETE", f"/v1/uploads/{upload}", 204)
+        assert (line["event"], line["upload_id"]) == ("delete_upload", upload)
+        line, _ = noted("DELETE", batch["url"], 204)
+        assert line["event"] == "delete_batch"
+        line, answer = noted("POST", "/v1/uploads", 201, content=multipart(File("a", b"audited")), headers=FORM)
+        assert (line["event"], line["made"]) == ("upload_files", answer.json()["url"])
+        read = client.get(answer.json()["url"])
+        assert trail(guarded, read) == []
+    with guarded.client(token) as client:
+        refused = client.delete(batch["url"])
+        [line] = trail(guarded, refused)
+        assert (line["event"], line["code"], line["by"], line["owner"]) == ("refused", "forbidden", "token", str(OWNER))
+
+
+def test_a_refusal_is_noted(guarded: Guarded, nobody: httpx.Client) -> None:
+    answer = nobody.post("/v1/batches", json={})
+    [line] = trail(guarded, answer)
+    assert (line["event"], line["code"]) == ("refused", "unauthorized")
