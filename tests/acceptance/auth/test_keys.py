@@ -2,11 +2,14 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from app.domain.ids import LOCAL_OWNER
+from tests.acceptance.auth.conftest import Guarded
 from tests.support.credentials import bearer
 from tests.support.postgres import Servers, fetch
 from tests.support.server import Boatload, boatload, serving
@@ -137,3 +140,17 @@ def test_keys_are_made_beside_a_running_embedded_database_and_before_the_first_s
         with own.client() as again:
             assert again.get("/v1/batches").status_code == 401
             assert again.get("/v1/batches", headers=bearer(made.stdout.strip())).status_code == 200
+
+
+def test_push_shows_its_token(guarded: Guarded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_bytes(b"pushed with a key")
+    push = partial(boatload, "push", str(tmp_path / "folder"), "--json", "--patience", "0", "--url", guarded.server.url)
+    for token, reason in (({}, "Send a credential"), ({"token": "blk_unknown"}, "There is no such key")):
+        refused = push(**token)
+        assert refused.returncode == 3
+        assert reason in refused.stdout
+    for pushed in (push(token=guarded.key), push("--token", guarded.key)):
+        assert pushed.returncode == 0, pushed.stdout + pushed.stderr
+        assert guarded.key not in pushed.stdout + pushed.stderr
