@@ -13,8 +13,6 @@ ACTION: Final = "boatload.action"
 NOTED: Final = "boatload.noted"
 """Where in the scope of a request there is more to note: a dict of ids, put there by its route."""
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-_PIECE: Final = "PATCH"
-"""Adds bytes to an upload whose making was noted."""
 _LOCATION: Final = b"location"
 
 
@@ -26,7 +24,7 @@ class AuditTrail:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and note it when it is over. A status of 0: nobody was left to be answered."""
-        if scope["type"] != "http" or scope["method"] in _READING or scope["method"] == _PIECE:
+        if scope["type"] != "http" or scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
         status, made = 0, b""

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import tus_headers
+from app.api.audit_trail import ACTION
 from app.api.dependencies import owner_of
 from app.api.problems import client_gone
 from app.api.tus_route import answered
@@ -39,6 +40,7 @@ class PieceLane:
         if path is None:
             await self._app(scope, receive, send)
             return
+        scope[ACTION], scope["path_params"] = "append_bytes", {"upload_id": path[1]}
         request = Request(scope, receive)
         services: Services = scope["app"].state.services
         try:

@@ -6,7 +6,10 @@ import structlog
 
 from app.domain.access import Caller
 
-log: Final = structlog.get_logger("boatload.audit")
+# Whatever level the log is set to, these lines are in it.
+log: Final = structlog.wrap_logger(
+    None, wrapper_class=structlog.make_filtering_bound_logger(0), logger_factory_args=("boatload.audit",)
+)
 
 
 def record(action: str, caller: Caller, **what: object) -> None:

@@ -45,9 +45,13 @@ _QUERY: Final = {
     ("follow_batch", "uploads"): "true",
     ("delete_batch", "uploads"): "delete",
 }
+_NEEDED: Final = {"append_bytes": {"upload-offset": "0"}, "create_upload": {"upload-length": str(len(DATA))}}
+"""Header fields that an operation is nothing without."""
 _ELSEWHERE: Final = frozenset({"cursor", "access_token"})
 """Parameters with tests of their own: one is of one list alone, the other is a credential."""
 _JSON: Final[dict[str, Json]] = {
+    "open_batch": {},
+    "create_webhook": {"url": "https://receiver.invalid/hook"},
     "declare_files": {"entries": [{"ref": FILE, "filename": FILE, "size_bytes": 4}], "seal": True},
     "retry_batch": {},
     "create_token": {},
@@ -78,19 +82,26 @@ class Operation:
         """Names of its parameters in `header` or `query`."""
         return [one["name"] for one in self.parameters if one["in"] == place and one["name"] not in _ELSEWHERE]
 
+    def plain(self) -> dict[str, Any]:
+        """The arguments of a request that is as it should be, as httpx takes them."""
+        body = self._body()
+        return body | {"headers": self._spoken | body.get("headers", {}) | _NEEDED.get(self.name, {})}
+
     def requests(self) -> Iterator[dict[str, Any]]:
-        """The arguments of requests, as httpx takes them: bare, as it should be, and with every parameter there is.
+        """The arguments of requests: bare, plain, and with every parameter there is.
 
         Raises KeyError for a parameter or a body that nobody has said a value for.
         """
-        spoken = VERSION if "/tus" in self.path else {}
-        yield {"headers": spoken}
-        body = self._body()
-        needed = {"upload-offset": "0"} if self.method == "PATCH" else {}
-        yield body | {"headers": spoken | body.get("headers", {}) | needed}
+        yield {"headers": self._spoken}
+        plain = self.plain()
+        yield plain
         headers = {name.lower(): _HEADERS[name.lower()]() for name in self.of("header")}
         query = {name: _QUERY.get((self.name, name)) or _QUERY[name] for name in self.of("query")}
-        yield body | {"headers": spoken | body.get("headers", {}) | headers, "params": query}
+        yield plain | {"headers": plain["headers"] | headers, "params": query}
+
+    @property
+    def _spoken(self) -> dict[str, str]:
+        return VERSION if "/tus" in self.path else {}
 
     def _body(self) -> dict[str, Any]:
         if "application/json" in self.bodies:

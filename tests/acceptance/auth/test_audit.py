@@ -5,10 +5,17 @@ import time
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.acceptance.auth.conftest import OWNER, Guarded
 from tests.support.credentials import make_key_row
+from tests.support.foreign import DATA, OPERATIONS
+from tests.support.postgres import Servers
+from tests.support.server import boatload, serving
+from tests.support.tus import Tus
 from tests.support.wire import FORM, File, multipart
+
+READING = {"GET", "HEAD", "OPTIONS"}
 
 
 def trail(guarded: Guarded, answer: httpx.Response) -> list[dict[str, Any]]:
@@ -78,3 +85,66 @@ def test_a_refusal_is_noted(guarded: Guarded, nobody: httpx.Client) -> None:
     answer = nobody.post("/v1/batches", json={})
     [line] = trail(guarded, answer)
     assert (line["event"], line["code"]) == ("refused", "unauthorized")
+
+
+def ids_for(client: httpx.Client, name: str) -> dict[str, str]:
+    """What the path of an operation names, made for it alone. Raises KeyError for what nobody knows how to make."""
+
+    def batch(**new: object) -> str:
+        return str(client.post("/v1/batches", json=new).json()["id"])
+
+    def delivery() -> str:
+        cancelled = batch(webhook_url="https://receiver.invalid/batch")
+        client.post(f"/v1/batches/{cancelled}/cancel")
+        return str(client.get(f"/v1/webhooks/deliveries?batch_id={cancelled}").json()["items"][0]["id"])
+
+    make = {
+        "batch_id": batch,
+        "path": lambda: "a",
+        "upload_id": lambda: Tus(client).create(len(DATA)).rpartition("/")[2],
+        "webhook_id": lambda: client.post("/v1/webhooks", json={"url": "https://receiver.invalid/x"}).json()["id"],
+        "delivery_id": delivery,
+    }
+    return {named: make[named]() for named in OPERATIONS[name].ids}
+
+
+@pytest.mark.parametrize("name", [name for name, one in OPERATIONS.items() if one.method not in READING])
+def test_each_operation_that_changes_something_leaves_one_line(guarded: Guarded, name: str) -> None:
+    """All there are: one that is added is asked for as well."""
+    row, secret = make_key_row(guarded.url, owner=OWNER)
+    operation = OPERATIONS[name]
+    with guarded.client(secret) as client:
+        ids = ids_for(client, name)
+        request = operation.plain()
+        answer = client.request(operation.method, operation.url(ids), **request)
+        assert answer.is_success, answer.text
+        [line] = trail(guarded, answer)
+        assert (line["event"], line["status"], line["level"]) == (name, answer.status_code, "info")
+        assert (line["owner"], line["by"], line["credential"]) == (str(OWNER), "key", str(row.id))
+        assert {named: line[named] for named in ids if named != "path"} == {k: v for k, v in ids.items() if k != "path"}
+        made = answer.headers.get("location")
+        assert line.get("made") == made
+        assert operation.ids or made or name == "rotate_secret", "it must say what it was about"
+
+
+def test_commands_about_keys_leave_one_line_each(guarded: Guarded) -> None:
+    made = boatload("keys", "create", "x", "--user", str(OWNER), database_url=guarded.url, log_format="json")
+    [line] = _audited(made.stderr)
+    assert (line["event"], line["owner"], line["credential"]) == ("create_key", str(OWNER), "operator")
+    assert made.stdout.strip() not in made.stderr
+    gone = boatload("keys", "revoke", line["key_id"], database_url=guarded.url, log_format="json")
+    [again] = _audited(gone.stderr)
+    assert (again["event"], again["key_id"], again["owner"]) == ("revoke_key", line["key_id"], str(OWNER))
+
+
+def test_the_audit_log_is_there_at_any_level(postgres_servers: Servers) -> None:
+    with serving(database_url=postgres_servers.get("18").create_migrated(), log_level="error") as server:
+        with server.client() as client:
+            assert client.post("/v1/batches", json={}).status_code == 201
+        server.stop()
+        assert [line["event"] for line in _audited(server.log)] == ["open_batch"]
+
+
+def _audited(said: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["logger"] == "boatload.audit"]
