@@ -124,7 +124,10 @@ class GroupCommit:
             except Exception:  # the loop must survive
                 log.exception("group commit failed", submissions=len(group))
                 refuse(group, StorageUnavailableError())
-            await asyncio.to_thread(self._let_go, group)
+            if self._pack.is_full or any(one.writer for submission in group for one in submission.arrivals):
+                await asyncio.to_thread(self._let_go, group)
+            else:
+                self._let_go(group)  # nothing in it blocks then
         await asyncio.to_thread(self._pack.close)
 
     def stop(self) -> None:
@@ -140,13 +143,11 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[Submission]) -> None:
-        async with reading(self._database) as uow:
-            await refuse_hopeless(uow, group, self._joiner)
+        _, held = await asyncio.gather(self._refuse_hopeless(group), self._find_held(group))
         group = [submission for submission in group if submission.refusal is None]
         if not self._standings.have_room((one.owner, one.arrivals) for one in group):
             await self._ask_first(group)
             group = [submission for submission in group if submission.refusal is None]
-        held = await self._find_held(group)
         durable = within_quota = False
         while True:
             if not durable and any(submission.arrivals for submission in group):
@@ -166,6 +167,10 @@ class GroupCommit:
                 refuse(lost, IdempotencyKeyInFlightError())
             else:
                 return
+
+    async def _refuse_hopeless(self, group: Sequence[Submission]) -> None:
+        async with reading(self._database) as uow:
+            await refuse_hopeless(uow, group, self._joiner)
 
     async def _ask_first(self, group: Sequence[Submission]) -> None:
         """Refuse what is over a quota before its bytes are written: in the pack nobody would get them out again."""

@@ -71,9 +71,14 @@ class PackWriter:
         """Bytes in the open pack, padding included; 0 where none is open."""
         return self._open.size_bytes if self._open else 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the open pack is to be left behind."""
+        return self._open is not None and self._open.size_bytes >= self._pack_bytes
+
     def roll_if_full(self) -> None:
         """Leave the pack behind if it is full. To be called when the rows of its last group are committed."""
-        if self._open and self._open.size_bytes >= self._pack_bytes:
+        if self.is_full:
             self.close()
 
     def roll_if_idle(self) -> None:
