@@ -104,6 +104,11 @@ class Assembly:
             arrival.pieces = [b"".join(arrival.pieces)]
 
     @property
+    def in_memory(self) -> bool:
+        """Whether nothing of it is in the store."""
+        return self._arrival.writer is None
+
+    @property
     def refused(self) -> bool:
         """Whether it was refused, so that more of it is of no use."""
         return self._arrival.refusal is not None

@@ -27,6 +27,8 @@ _HASHERS: Final = 2
 _KNOWN_FIELDS: Final = frozenset({"batch_id"})
 _HOLD_BYTES: Final = 4 * STEP_BYTES
 _HOLD_OBJECTS: Final = 64
+_CRUMB_BYTES: Final = 1024
+_LIGHT_BYTES: Final = 64 * 1024
 
 
 class BodyParser(Protocol):
@@ -98,6 +100,11 @@ class Reception:
     def open_objects(self) -> int:
         """Objects of files that are whole, held open until their rows are committed."""
         return sum(arrival.writer is not None for arrival in self.ready)
+
+    def is_light(self, size: int) -> bool:
+        """Whether the next `size` bytes are little work, and none that writes, whatever they are."""
+        in_memory = self._assembly is None or self._assembly.in_memory
+        return in_memory and self.memory_bytes + size <= min(_LIGHT_BYTES, self._limits.pack_file_bytes)
 
     def begin_file(self, filename: bytes | None, content_type: str | None) -> None:
         """Begin a file part."""
@@ -232,7 +239,8 @@ class _Session:
         to `_HOLD_BYTES`, or `_HOLD_OBJECTS` open files, which are waited for. Raises what is wrong with the bytes, or
         what befell an earlier submission.
         """
-        self._held_bytes += sum(map(len, chunks))
+        size = sum(map(len, chunks))
+        self._held_bytes += size
         if not chunks or self._reception.memory_bytes >= _HOLD_BYTES:
             await self._submit()
         elif self._reception.open_objects >= _HOLD_OBJECTS:
@@ -242,7 +250,10 @@ class _Session:
             self._submitted[self._well].result()
             self._well += 1
         try:
-            await in_thread(self._work, chunks)
+            if 0 < size <= _CRUMB_BYTES and self._reception.is_light(size):
+                self._work(chunks)  # a thread would take longer to begin; bodies may come byte by byte
+            else:
+                await in_thread(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
 
