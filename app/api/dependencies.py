@@ -102,6 +102,7 @@ def page(body: bytes, request: Request, next_cursor: str | None) -> Response:
     """Return a page of a list, with the `Link` to the next one (RFC 8288)."""
     headers = {"Cache-Control": "private, no-cache"}
     if next_cursor:
-        url = request.url.include_query_params(cursor=next_cursor)
+        # A credential that came with the URL (RFC 6750 §2.3) is not handed on.
+        url = request.url.remove_query_params("access_token").include_query_params(cursor=next_cursor)
         headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
     return Response(body, 200, headers, JSON)

@@ -202,7 +202,7 @@ async def client_gone(request: Request, _error: Exception) -> Response:
 async def _unexpected_error(request: Request, error: Exception) -> Response:
     log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
     detail = "Something went wrong here. The log of the service says what, under this request's id."
-    return answer(describe("internal-error", detail))
+    return answer(describe("internal-error", detail), {"Connection": "close"})  # as uvicorn does, which says nothing
 
 
 def _where(fault: ErrorDetails) -> str:

@@ -126,6 +126,9 @@ def translated(errors: tuple[type[Exception], ...] = _LOST) -> Generator[None]:
     except errors as error:
         log.warning("database lost", error=f"{type(error).__name__}: {error}")
         raise DatabaseUnavailableError from error
+    except asyncpg.PostgresError as error:
+        error.detail = None  # it quotes the row that was refused, and whatever secret is in it, into the log
+        raise
 
 
 async def _nothing(_connection: "Connection") -> None:

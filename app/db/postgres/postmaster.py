@@ -37,6 +37,7 @@ _SETTINGS: Final = {
     # One file for each day of the week, overwritten a week later. Nobody reads our child's output once it is up.
     "logging_collector": "on",
     "log_directory": "log",
+    "log_error_verbosity": "terse",  # without the rows that were refused: there may be secrets in them
     "log_filename": "postgresql-%a.log",
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
