@@ -116,6 +116,8 @@ async def _receive(
         if key is None:
             return _answer(await _take(ctx, request, target, batch_id), Kept())
         async with ctx.services.idempotency.keeping(key, schemas.draft_batch) as keyed:
+            if keyed.batch_id:  # where it went before, which nobody asks `find_batch`
+                ctx.caller.check_target(keyed.batch_id)
             receipt = await _take(ctx, request, replace(target, keyed=keyed), batch_id)
             reused = isinstance(receipt.error, IdempotencyKeyReusedError)
             before = Kept() if reused else await ctx.services.idempotency.results(keyed)

@@ -23,6 +23,10 @@ from tests.support.wire import File, Text, everything, finished, problem, send
 ABOUT_ONE = [name for name, operation in OPERATIONS.items() if operation.ids]
 OF_THE_MOMENT = {"x-request-id", "date", "connection"}
 """Each answer's own; an answer ends its connection where a part of the body had not come yet."""
+UNFINISHED = """
+    SELECT (SELECT count(*) FROM uploads WHERE status IN ('pending', 'processing'))
+        + (SELECT count(*) FROM webhook_deliveries WHERE status = 'pending') AS count
+"""
 PLACES = "SELECT user_id, object_id, object_offset FROM uploads WHERE sha256 = $1"
 ROOM = 50
 TABLES = ("upload_batches", "uploads", "objects", "webhook_endpoints", "webhook_deliveries", "webhook_secrets")
@@ -50,10 +54,6 @@ def belongings(service: Guarded) -> Belongings:
     found = in_loop(run)
     with service.client(service.key) as client:
         finished(client, f"/v1/batches/{found.ids['batch_id'][0]}")
-        deadline = time.monotonic() + 30
-        while client.get("/v1/webhooks/deliveries?status=pending").json()["items"]:  # so that rows stay as they are
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
     return found
 
 
@@ -77,7 +77,11 @@ def rows(service: Guarded) -> dict[str, list[str]]:
 
 @contextmanager
 def untouched(service: Guarded) -> Iterator[None]:
-    """Say that not a row, not a byte is another behind the block."""
+    """Say that not a row, not a byte is another behind the block. Before it, what was begun comes to its end."""
+    deadline = time.monotonic() + 30
+    while fetch(service.url, UNFINISHED)[0]["count"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     before = rows(service)
     with unchanged(service.server):
         yield
@@ -289,6 +293,44 @@ def test_the_same_idempotency_key_of_two_owners_is_two_keys(owner: httpx.Client,
     made = [Tus(client).create(4, idempotency_key="tus") for client in (owner, stranger)]
     assert len({*sent, *made}) == 4
     assert stranger.get(f"/v1/batches/{sent[0]}").status_code == 404
+
+
+@pytest.fixture(scope="module")
+def lent(service: Guarded, belongings: Belongings) -> Iterator[httpx.Client]:
+    """Somebody with a token for another batch of the same owner."""
+    with service.client(service.key) as owner:
+        own = owner.post("/v1/batches", json={}).headers["location"]
+        token = owner.post(f"{own}/tokens", json={}).json()["token"]
+    assert own.rpartition("/")[2] not in belongings.ids["batch_id"]
+    with service.client(token) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", ABOUT_ONE)
+def test_a_token_tells_nothing_of_other_batches_of_its_owner(
+    service: Guarded, belongings: Belongings, lent: httpx.Client, name: str
+) -> None:
+    operation = OPERATIONS[name]
+    with untouched(service):
+        for others in belongings.named_by(operation):
+            for one, other in zip(operation.requests(), operation.requests(), strict=True):
+                theirs = lent.request(operation.method, operation.url(others), **one)
+                nobodys = lent.request(operation.method, operation.url(unknown(others)), **other)
+                assert shown(theirs) == shown(nobodys), (others, one)
+                assert theirs.status_code in {403, 404}
+
+
+def test_a_token_does_not_go_on_with_a_request_of_its_owner(
+    service: Guarded, owner: httpx.Client, lent: httpx.Client
+) -> None:
+    """Though it knows the key and what was sent: it would be told of another batch, and could add to it."""
+    batch = owner.post("/v1/batches", json={}).json()["id"]
+    for parts in ((Text("batch_id", batch), File("x", b"kept before")), (File("x", b"a job of its own"),)):
+        named = {"idempotency-key": str(uuid4())}
+        assert send(owner, "/v1/uploads", *parts, **named).status_code == 201
+        with untouched(service):
+            problem(send(lent, "/v1/uploads", *parts, **named), 404, "not-found")
+            problem(send(lent, "/v1/uploads", *parts, File("y", b"more"), **named), 404, "not-found")
 
 
 def test_what_one_owner_holds_leaves_others_their_quota(
