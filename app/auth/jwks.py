@@ -82,7 +82,9 @@ class KeySet:
             try:
                 self._keys = await asyncio.to_thread(self._fetch)
             except _FAULTS as error:
-                log.warning("keys of an issuer not fetched", url=self._url, error=f"{type(error).__name__}: {error}")
+                # Without what may be a secret in it: credentials and query.
+                shown = self._url.partition("?")[0].rpartition("@")[2]
+                log.warning("keys of an issuer not fetched", url=shown, error=f"{type(error).__name__}: {error}")
             else:
                 self._fetched = self._now()
 

@@ -19,6 +19,7 @@ from app.db.embedded import EmbeddedPostgres
 from tests.acceptance.auth.conftest import OWNER
 from tests.support.credentials import bearer, make_key
 from tests.support.foreign import OPERATIONS, unknown
+from tests.support.issuer import new_key
 from tests.support.postgres import apart, execute
 from tests.support.pushing import Pusher
 from tests.support.server import Boatload, boatload, folder, serving
@@ -132,7 +133,7 @@ def _credentials(scene: Scene, client: httpx.Client) -> dict[str, str]:
     claims = {"iss": ISSUER, "aud": "boatload", "sub": "a", "exp": now + 600, "scope": "read write"}
     aviary.keep("jwt", jwt.encode(claims, aviary.secrets["issuer-secret"], "HS256"))
     aviary.keep("expired-jwt", jwt.encode(claims | {"exp": 1}, aviary.secrets["issuer-secret"], "HS256"))
-    aviary.keep("jwt-of-fetched-keys", jwt.encode(claims | {"iss": ISSUER + "2"}, "x" * 64, "HS256"))
+    aviary.keep("jwt-of-fetched-keys", jwt.encode(claims | {"iss": ISSUER + "2"}, new_key(), "RS256"))
     aviary.keep("unknown-jwt", f"{'e30'}.{'e30'}.{canary('unsigned')}")
     batch = client.post("/v1/batches", json={}).json()
     made = client.post(f"{batch['url']}/tokens", json={})
@@ -309,6 +310,7 @@ def test_no_secret_is_said_by_the_service(scene: Scene) -> None:
         new = credentials.pop("new-key")
         for authorization in credentials.values():
             _ask_everything(scene, client, authorization)
+        aviary.hear(owner.get("/metrics"))
         _put_in_wrong_places(scene, owner)
         _tell_receivers(scene, owner)
         _break_the_database(scene, owner)
@@ -330,6 +332,7 @@ def test_no_secret_is_said_by_the_service(scene: Scene) -> None:
         aviary.look(where, said)
         assert "database lost" in said or where == "the log of PostgreSQL"
     assert "boatload.audit" in scene.server.log
+    assert "keys of an issuer not fetched" in scene.server.log
     assert 'violates check constraint "no"' in _logs(scene)["the log of PostgreSQL"]
     assert aviary.answers > 500
     assert "webhook given up" in _logs(scene)["the worker's log"]
