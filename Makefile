@@ -10,7 +10,7 @@ run: $(VENV)/.run  ## Serve on http://127.0.0.1:8000 with an embedded PostgreSQL
 	exec $(BIN)/python -m app serve
 
 test: $(VENV)/.dev  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev  ## Lint, types, imports, formatting
 	$(BIN)/ruff check .
