@@ -11,6 +11,8 @@ from app.domain.upload import FINAL_UPLOAD, Refusal, Upload, UploadStatus
 NOW: Final = datetime(2026, 1, 1, 12, tzinfo=UTC)
 OWNER: Final = UUID(int=7)
 LIFETIME: Final = timedelta(days=30)
+UNKNOWN: Final = "019ab3c4-5d6e-7f80-9a1b-2c3d4e5f6071"
+"""An id that nothing has. The same each time: processes that share the tests out must agree on their names."""
 
 
 def make_batch(**changes: Any) -> Batch:  # noqa: ANN401 - the fields of a Batch

@@ -19,6 +19,7 @@ from app.api.tus_headers import (
 )
 from app.domain.errors import BoatloadError, FileTooLargeError, InvalidHeaderError, NotFoundError
 from tests.support.tus import checksum, encoded, metadata
+from tests.support.values import UNKNOWN
 
 PATH = "/v1/tus"
 
@@ -79,7 +80,7 @@ def test_concat_names_parts_by_where_they_are() -> None:
     assert read_concat(headers(), path=PATH) is None
 
 
-@pytest.mark.parametrize("url", [f"{PATH}/../tus/{uuid4()}", f"{PATH}/x", str(uuid4()), f"/v1/uploads/{uuid4()}", PATH])
+@pytest.mark.parametrize("url", [f"{PATH}/../tus/{UNKNOWN}", f"{PATH}/x", UNKNOWN, f"/v1/uploads/{UNKNOWN}", PATH])
 def test_concat_of_what_is_no_upload_is_not_found(url: str) -> None:
     with pytest.raises(NotFoundError):
         read_concat(headers(("upload-concat", f"final;{url}")), path=PATH)

@@ -1,10 +1,9 @@
 """DELETE (tus 1.0.0, "Termination"): gone for whoever asks, and out of every count."""
 
-from uuid import uuid4
-
 import pytest
 
 from tests.support.tus import ENDPOINT, Tus, refused, states
+from tests.support.values import UNKNOWN
 from tests.support.wire import finished, problem
 
 
@@ -43,7 +42,7 @@ def test_what_is_processed_already_can_be_deleted(tus: Tus) -> None:
     assert states(tus.batch(batch["url"])) == {}
 
 
-@pytest.mark.parametrize("identity", [str(uuid4()), "x", "..%2f", "%00"])
+@pytest.mark.parametrize("identity", [UNKNOWN, "x", "..%2f", "%00"])
 def test_what_is_not_there_answers_404(tus: Tus, identity: str) -> None:
     refused(tus.delete(f"{ENDPOINT}/{identity}"), 404, "not-found")
 
