@@ -153,7 +153,7 @@ def test_a_revision_that_cannot_be_reached_is_refused(empty_database_url: str) -
     with pytest.raises(migrate.RevisionError, match="There is no way to that revision"):
         migrate.downgrade(empty_database_url, "add_batch_support")
     with pytest.raises(migrate.RevisionError, match="There is no way to that revision"):
-        migrate.upgrade(empty_database_url, "+9")
+        migrate.upgrade(empty_database_url, "+99")
 
 
 def test_a_database_of_a_newer_release_is_left_alone(empty_database_url: str) -> None:

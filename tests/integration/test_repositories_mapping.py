@@ -110,6 +110,7 @@ async def test_save_writes_every_field_that_may_change(database: Database) -> No
 
 async def saved_and_rolled_back(database: Database, batch: Batch) -> None:
     async with unit_of_work(database) as uow:
+        await uow.batches.lock([batch.id])
         await uow.batches.save([advance(batch, Tally(), now=NOW)])
         raise ZeroDivisionError
 
@@ -124,6 +125,7 @@ async def test_save_notifies_once_for_each_batch_and_only_if_committed(database:
         with pytest.raises(ZeroDivisionError):
             await saved_and_rolled_back(database, batches[0])
         async with unit_of_work(database) as uow:
+            await uow.batches.lock([batch.id for batch in batches])
             await uow.batches.save([advance(batch, Tally(), now=NOW) for batch in batches])
         await listener.execute("SELECT 1")
     finally:

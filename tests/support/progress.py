@@ -68,8 +68,8 @@ class Progress:
     async def delete(self, batch_id: UUID) -> None:
         """Delete a batch."""
         async with unit_of_work(self.writer) as uow:
-            await uow.batches.lock([batch_id])
-            await uow.batches.delete(batch_id)
+            locked = await uow.batches.lock([batch_id])
+            await uow.batches.delete(locked[batch_id])
 
 
 @asynccontextmanager

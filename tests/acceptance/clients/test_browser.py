@@ -14,6 +14,8 @@ START = """({endpoint, size, chunk, stopAt}) => new Promise((resolve, reject) =>
     const requests = []
     const upload = new tus.Upload(file, {
         endpoint, chunkSize: chunk, retryDelays: null, metadata: {filename: file.name, filetype: file.type},
+        // However late the page is reloaded, it does not come to its end before.
+        onBeforeRequest: () => stopAt && requests.length > stopAt / chunk + 2 ? new Promise(() => {}) : undefined,
         onAfterResponse: (request, response) => requests.push(`${request.getMethod()} ${response.getStatus()}`),
         onChunkComplete: (_size, accepted) => {
             if (stopAt && accepted >= stopAt) resolve({url: upload.url, requests})
