@@ -143,7 +143,9 @@ class GroupCommit:
         return group
 
     async def _commit(self, group: Sequence[Submission]) -> None:
-        _, held = await asyncio.gather(self._refuse_hopeless(group), self._find_held(group))
+        async with reading(self._database) as uow:
+            await refuse_hopeless(uow, group, self._joiner)
+            held = await _find_held(uow, group)
         group = [submission for submission in group if submission.refusal is None]
         if not self._standings.have_room((one.owner, one.arrivals) for one in group):
             await self._ask_first(group)
@@ -167,10 +169,6 @@ class GroupCommit:
                 refuse(lost, IdempotencyKeyInFlightError())
             else:
                 return
-
-    async def _refuse_hopeless(self, group: Sequence[Submission]) -> None:
-        async with reading(self._database) as uow:
-            await refuse_hopeless(uow, group, self._joiner)
 
     async def _ask_first(self, group: Sequence[Submission]) -> None:
         """Refuse what is over a quota before its bytes are written: in the pack nobody would get them out again."""
@@ -225,21 +223,6 @@ class GroupCommit:
     def _new_batch(self, submission: Submission) -> Batch:
         now = self._clock()
         return new_batch(submission.batch_id, submission.owner, now=now, expires_at=now + self._limits.batch_lifetime)
-
-    async def _find_held(self, group: Sequence[Submission]) -> Held:
-        """Return where bytes of the group's owners, the same as these, lie already."""
-        owners: dict[UUID, dict[tuple[bytes, int], None]] = {}
-        for submission in group:
-            contents = owners.setdefault(submission.owner, {})
-            contents.update(dict.fromkeys(_content(one) for one in submission.arrivals if not one.refusal))
-        held: Held = {}
-        async with reading(self._database) as uow:
-            for owner, contents in owners.items():
-                listed = list(contents)
-                if listed:
-                    found = await uow.receiving.held(owner, listed)
-                    held |= {(owner, *listed[number]): place for number, place in found.items()}
-        return held
 
     async def _hold(self, uow: UnitOfWork, held: Held) -> None:
         """Keep the sweeper from what was found, or raise _BytesGoneError where it was faster."""
@@ -323,6 +306,22 @@ class GroupCommit:
                 else:
                     arrival.writer.close()
         self._pack.roll_if_full()
+
+
+async def _find_held(uow: UnitOfWork, group: Sequence[Submission]) -> Held:
+    """Return where bytes of the group's owners, the same as these, lie already."""
+    owners: dict[UUID, dict[tuple[bytes, int], None]] = {}
+    for submission in group:
+        if submission.refusal is None:
+            contents = owners.setdefault(submission.owner, {})
+            contents.update(dict.fromkeys(_content(one) for one in submission.arrivals if not one.refusal))
+    held: Held = {}
+    for owner, contents in owners.items():
+        listed = list(contents)
+        if listed:
+            found = await uow.receiving.held(owner, listed)
+            held |= {(owner, *listed[number]): place for number, place in found.items()}
+    return held
 
 
 def _draft(kept: Sequence[tuple[Submission, Joined]]) -> None:

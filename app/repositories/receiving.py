@@ -42,15 +42,21 @@ BY_IDS: Final[LiteralString] = (
     + """, NULL::text AS batch_status FROM uploads u WHERE u.id = ANY($1::uuid[]) ORDER BY u.id"""
 )
 BY_REFS: Final[LiteralString] = (
-    "SELECT "
+    "SELECT u.*, NULL::text AS batch_status FROM unnest($1::uuid[], $2::text[]) AS r (batch_id, ref) "
+    "CROSS JOIN LATERAL (SELECT "
     + COLUMNS
     + MORE
-    + """, NULL::text AS batch_status
-    FROM unnest($1::uuid[], $2::text[]) AS r (batch_id, ref) JOIN uploads u ON u.batch_id = r.batch_id AND u.ref = r.ref
-    """
+    + """ FROM uploads u
+        WHERE (u.batch_id, u.ref) >= (r.batch_id, r.ref) AND (u.batch_id, u.ref) <= (r.batch_id, r.ref)
+          AND u.ref IS NOT NULL
+        ORDER BY u.batch_id, u.ref
+        LIMIT 1
+    ) u"""
 )
+"""A range of one in the order of the index. An equality would be looked for among all that a batch holds, by a plan
+that was made while it held nothing."""
 LOCK: Final[LiteralString] = BY_IDS + " FOR NO KEY UPDATE"
-LOCK_REFS: Final[LiteralString] = BY_REFS + " FOR NO KEY UPDATE OF u"
+LOCK_REFS: Final[LiteralString] = BY_REFS.replace("LIMIT 1", "LIMIT 1 FOR NO KEY UPDATE")
 """No two rows are locked by two transactions in turn: whoever asks has the locks of the batches."""
 
 INSERT: Final[LiteralString] = """
