@@ -30,9 +30,9 @@ from app.ingest.ledger import Ledger
 from app.ingest.pump import Pump
 from app.ingest.running_digests import RunningDigest, RunningDigests
 from app.ingest.submission import Submission
-from app.ingest.uninterrupted import to_its_end
 from app.ingest.writers import Writer
 from app.storage.base import ObjectWriter, Store
+from app.uninterrupted import to_its_end
 
 SYNC_BYTES: Final = 8 * STEP_BYTES
 """So many bytes are synced at one go."""

@@ -19,9 +19,9 @@ from app.ingest.group import GroupCommit
 from app.ingest.intake import Intake
 from app.ingest.keyed import KeyedRequest, Stretch
 from app.ingest.submission import Draft, Kept, Submission
-from app.ingest.uninterrupted import in_thread
 from app.storage.base import Store
 from app.storage.forgetful import FORGETFUL
+from app.uninterrupted import in_thread
 
 _HASHERS: Final = 2
 _KNOWN_FIELDS: Final = frozenset({"batch_id"})

@@ -28,9 +28,9 @@ from app.ingest.intake import Intake
 from app.ingest.quotas import QuotaService
 from app.ingest.resumable import Resumable
 from app.ingest.submission import Submission
-from app.ingest.uninterrupted import in_thread
 from app.repositories.unit_of_work import reading
 from app.storage.base import Store
+from app.uninterrupted import in_thread
 
 SMALL_BYTES: Final = 64 * 1024
 """A body that promises no more is read at once; whether it may be kept is asked with the commit."""

@@ -21,6 +21,7 @@ from app.processing.children import Child, ChildError, ChildTimeoutError
 from app.processing.choices import Choices
 from app.processing.outcome import Outcome
 from app.processing.protocol import OUT_OF_MEMORY, Orders, read_answer
+from app.uninterrupted import to_its_end
 
 log: Final = structlog.get_logger("boatload.sandbox")
 
@@ -230,7 +231,7 @@ class Sandbox:
         seat.is_dropped = False
         seat.pace_seconds = _FIRST_PACE_SECONDS
         if child:
-            await child.end()
+            await to_its_end(child.end())  # nobody else knows of it any more
 
     def _give_back(self, call: _Call) -> None:
         while call.waiting:

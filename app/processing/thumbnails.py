@@ -1,16 +1,14 @@
 """Thumbnails on their way into the store: small files, in packs of their own."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final, ParamSpec, TypeVar
+from typing import Final
 from uuid import UUID
 
 from app.domain.upload import Placed
 from app.storage.pack import PackWriter
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from app.uninterrupted import in_thread
 
 _IDLE_CHECK_SECONDS: Final = 61
 """A little more than a pack is idle for before it is left behind."""
@@ -36,7 +34,7 @@ class Thumbnails:
             yield {}
             return
         async with self._turn:
-            pack_id, offsets = await _to_its_end(self._pack.append, [[image] for image in images.values()])
+            pack_id, offsets = await in_thread(self._pack.append, [[image] for image in images.values()])
             try:
                 yield {
                     key: Placed(pack_id, offset, len(image))
@@ -69,13 +67,3 @@ def ends_of(places: Iterable[Placed]) -> list[tuple[UUID, int]]:
     for place in places:
         ends[place.object_id] = max(place.offset + place.size_bytes, ends.get(place.object_id, 0))
     return list(ends.items())
-
-
-async def _to_its_end(function: Callable[P, T], *arguments: P.args, **keywords: P.kwargs) -> T:
-    """Call it in a thread; even if we are cancelled it has ended before anybody else may have what it works on."""
-    working = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **keywords))
-    try:
-        return await asyncio.shield(working)
-    except asyncio.CancelledError:
-        await asyncio.wait([working])
-        raise

@@ -328,3 +328,14 @@ async def test_closing_at_any_moment_comes_to_an_end(tmp_path: Path) -> None:
                 outcomes = await working
             assert {code(one) for one in outcomes if not one.blameless} <= {None, "processor-crashed"}
     assert children() == []
+
+
+async def test_a_child_that_is_being_ended_is_gone_when_its_sandbox_is_closed(misbehaving: Bench) -> None:
+    (upload,) = misbehaving.stored(b"hang")
+    working = asyncio.create_task(misbehaving.process([upload]))
+    await until(lambda: len(children()) == 1)
+    [child] = children()
+    (outcome,) = await working  # said before its child is gone
+    assert code(outcome) == "processor-timeout"
+    await misbehaving.sandbox.close()
+    assert not child.is_running()
