@@ -365,7 +365,7 @@ def _load(kind: type[_Read], flags: Mapping[str, object]) -> _Read:
     given = (name for name in sorted(os.environ) if name.startswith(PREFIX))
     faults = [f"{name}: no such setting" for name in given if name not in known]
     try:
-        settings = kind(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+        settings = kind(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]  # it checks
     except ValidationError as error:
         faults += [f"{_named(fault['loc'])}: {fault['msg']}" for fault in error.errors()]
     if faults:

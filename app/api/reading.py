@@ -34,9 +34,9 @@ class Reading(asyncio.BufferedProtocol):
         self._received: Final = protocol.data_received
         self._view = memoryview(b"")
         self.connection_lost = protocol.connection_lost  # type: ignore[method-assign]  # the rest is its own
-        self.eof_received = protocol.eof_received  # type: ignore[method-assign]
-        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
+        self.eof_received = protocol.eof_received  # type: ignore[method-assign]  # as above
+        self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]  # as above
+        self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]  # as above
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Return where to read to."""
