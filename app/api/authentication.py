@@ -57,8 +57,8 @@ def is_open(path: str) -> bool:
 
 
 def needed_scope(method: str, path: str) -> AccessScope:
-    """Return the scope that a request needs."""
-    if path == _WEBHOOKS or path.startswith(_WEBHOOKS + "/"):
+    """Return the scope that a request needs. Whatever begins like a webhook's path counts as one."""
+    if path.startswith(_WEBHOOKS):  # the framework takes a line break behind it for nothing
         return AccessScope.ADMIN
     return AccessScope.READ if method in _READING else AccessScope.WRITE
 

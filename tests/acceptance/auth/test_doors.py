@@ -138,6 +138,15 @@ def test_a_wrong_scope_answers_403(lesser: dict[AccessScope, httpx.Client], meth
             assert client.request(method, path).status_code not in {401, 403}
 
 
+@pytest.mark.parametrize("ending", ["%0A", "%0D", "%00", "%20", "%2F", "?", "//"])
+def test_no_other_way_to_write_the_path_of_the_webhooks_needs_less(
+    lesser: dict[AccessScope, httpx.Client], ending: str
+) -> None:
+    for method in ("GET", "POST"):
+        answer = lesser[AccessScope.ADMIN].request(method, f"/v1/webhooks{ending}", json={"url": "https://a.example/"})
+        assert problem(answer, 403, "forbidden")["scope"] == "admin"
+
+
 def test_another_owners_key_finds_nothing(owner: httpx.Client, stranger: httpx.Client) -> None:
     """Through the framework and through the lanes before it."""
     sent = send(owner, "/v1/uploads", File("a", b"mine")).json()
