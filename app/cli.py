@@ -95,7 +95,11 @@ def serve(
             BodyDeadlines(app, seconds=settings.body_seconds, bytes_per_second=settings.body_bytes_per_second),
             host=settings.host,
             port=settings.port,
-            http=protocol(head_seconds=settings.head_seconds, unread_seconds=settings.body_seconds),  # type: ignore[arg-type]  # called, whatever it is
+            http=protocol(  # type: ignore[arg-type]  # called, whatever it is
+                head_seconds=settings.head_seconds,
+                unread_seconds=settings.body_seconds,
+                unread_bytes_per_second=settings.body_bytes_per_second,
+            ),
             timeout_keep_alive=settings.keep_alive_seconds,  # type: ignore[arg-type]  # seconds of any kind
             ws="none",
             lifespan="on",

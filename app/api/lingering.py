@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+from app.api.unread import Unread
+
 LINGER_SECONDS: Final = 5.0
 """How long what a client still sends is read and dropped."""
 LINGER_BYTES: Final = 16 << 20
@@ -14,14 +16,22 @@ LINGER_BYTES: Final = 16 << 20
 
 
 class Lingering:
-    """Stands for `transport`, which it closes in the end. `goes_on` says whether the client may be sending still."""
+    """Stands for `transport`, which it closes in the end. `goes_on` says whether the client may be sending still.
+
+    A transport that is closed waits until all that was written has gone; `unread` ends that wait.
+    """
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, goes_on: Callable[[], bool]
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        goes_on: Callable[[], bool],
+        unread: Unread,
     ) -> None:
         self._transport: Final = transport
         self._loop: Final = loop
         self._goes_on: Final = goes_on
+        self._unread: Final = unread
         self._dropped = 0
         self._ending: asyncio.TimerHandle | None = None
         self.write: Final = transport.write
@@ -40,7 +50,7 @@ class Lingering:
             return
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._ending = self._loop.call_later(LINGER_SECONDS, self._transport.close)
+        self._ending = self._loop.call_later(LINGER_SECONDS, self.end)
 
     def drop(self, size: int) -> None:
         """Take note of bytes that nobody wants."""
@@ -49,7 +59,8 @@ class Lingering:
             self.end()
 
     def end(self) -> None:
-        """Close, and wait for nobody."""
+        """Close, and wait for nothing that the client sends."""
         if self._ending is not None:
             self._ending.cancel()
         self._transport.close()
+        self._unread.begin()

@@ -20,6 +20,7 @@ from app.api.problems import answer_error
 from app.api.reading import Inbox, Reading
 from app.api.request_head import check_head, too_large
 from app.api.request_log import RequestLog
+from app.api.unread import Unread
 from app.domain.errors import BoatloadError
 from app.domain.limits import MAX_CHUNK_OVERHEAD_BYTES, MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED
 from app.domain.request_errors import MalformedRequestError, RequestTimeoutError
@@ -41,8 +42,8 @@ _REFUSAL: Final = RequestLog(_refuse)
 class Protocol(HttpToolsProtocol):
     """One connection.
 
-    `head_seconds`: how long a head may take, from the connection or its first byte to its end. `unread_seconds`: how
-    long a client may read nothing of an answer.
+    `head_seconds`: how long a head may take, from the connection or its first byte to its end. `unread_seconds` and
+    `unread_bytes_per_second`: how slowly a client may read its answer.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class Protocol(HttpToolsProtocol):
         *,
         head_seconds: float,
         unread_seconds: float,
+        unread_bytes_per_second: float,
         inbox: Inbox,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._head_seconds: Final = head_seconds
-        self._unread_seconds: Final = unread_seconds
+        self._watching: Final = partial(Unread, seconds=unread_seconds, bytes_per_second=unread_bytes_per_second)
         self._inbox: Final = inbox
         self._head_timer: asyncio.TimerHandle | None = None
         self._in_head = True
@@ -68,14 +70,15 @@ class Protocol(HttpToolsProtocol):
         self._overhead = 0
         self._upgrade = False
         self._refused = False
-        self._unread: asyncio.TimerHandle | None = None
+        self._unread: Unread = None  # type: ignore[assignment]  # uvicorn's own way with what comes later
         self._answering: RequestResponseCycle | None = None
-        self._lingering: Lingering = None  # type: ignore[assignment]  # uvicorn's own way with what comes later
+        self._lingering: Lingering = None  # type: ignore[assignment]  # as above
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Begin, and give the client its time for a head."""
         transport.set_protocol(Reading(self, self._inbox, self.connections))
-        self._lingering = Lingering(transport, self.loop, self._goes_on)
+        self._unread = self._watching(transport, self.loop)
+        self._lingering = Lingering(transport, self.loop, self._goes_on, self._unread)
         super().connection_made(cast("asyncio.Transport", self._lingering))
         self._head_timer = self.loop.call_later(self._head_seconds, self._head_expired)
 
@@ -90,17 +93,16 @@ class Protocol(HttpToolsProtocol):
                 cycle.message_event.set()
         super().connection_lost(exc)
         self.resume_writing()
+        self._unread.stop()
 
     def pause_writing(self) -> None:
         """Give the client its time to read what was answered."""
         super().pause_writing()
-        self._unread = self.loop.call_later(self._unread_seconds, self._lingering.abort)
+        self._unread.begin()
 
     def resume_writing(self) -> None:
-        """Go on answering."""
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        """Go on answering; or where all is said, have the rest read as well."""
+        self._unread.begin() if self.transport.is_closing() else self._unread.stop()
         super().resume_writing()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio.Protocol has it so; uvicorn narrows it
@@ -268,9 +270,17 @@ class Protocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def protocol(*, head_seconds: float, unread_seconds: float) -> Callable[..., asyncio.Protocol]:
+def protocol(
+    *, head_seconds: float, unread_seconds: float, unread_bytes_per_second: float
+) -> Callable[..., asyncio.Protocol]:
     """Return what makes a connection for `uvicorn.Config(http=…)`."""
-    return partial(Protocol, head_seconds=head_seconds, unread_seconds=unread_seconds, inbox=Inbox())
+    return partial(
+        Protocol,
+        head_seconds=head_seconds,
+        unread_seconds=unread_seconds,
+        unread_bytes_per_second=unread_bytes_per_second,
+        inbox=Inbox(),
+    )
 
 
 def _cause(error: httptools.HttpParserError) -> BoatloadError:

@@ -60,7 +60,7 @@ async def serving(app: ASGIApp, *, seconds: float = SECONDS) -> AsyncIterator[in
     config = uvicorn.Config(
         BodyDeadlines(app, seconds=seconds, bytes_per_second=LEAST),
         port=0,
-        http=protocol(head_seconds=seconds, unread_seconds=seconds),  # type: ignore[arg-type]
+        http=protocol(head_seconds=seconds, unread_seconds=seconds, unread_bytes_per_second=LEAST),  # type: ignore[arg-type]
         timeout_keep_alive=seconds,  # type: ignore[arg-type]
         lifespan="off",
         log_config=None,
