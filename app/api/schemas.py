@@ -16,8 +16,8 @@ from app.domain.batch import BatchStatus
 from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_MANIFEST_ENTRIES, MAX_REF_BYTES
 from app.domain.receiving import Action
 from app.domain.upload import Attempt as DomainAttempt
+from app.domain.upload import Refusal, UploadStatus
 from app.domain.upload import Upload as DomainUpload
-from app.domain.upload import UploadStatus
 from app.ingest.arrival import Arrival
 from app.ingest.manifest import Declared
 from app.progress.snapshot import Snapshot
@@ -207,9 +207,12 @@ class Result:
     filename: str
     status: Annotated[
         Literal["stored", "duplicate", "rejected"],
-        Field(description="A duplicate is an upload like any other; its bytes were in your uploads already."),
+        Field(
+            description="A duplicate is an upload like any other; its bytes were in your uploads already, or by "
+            "`ref=filename` in this very upload."
+        ),
     ]
-    upload: Upload | None
+    upload: Annotated[Upload | None, Field(description="Null where a ref takes no such file, so that it made none.")]
     problem: Problem | None
 
 
@@ -347,11 +350,16 @@ def attempt_out(attempt: DomainAttempt) -> Attempt:
     return Attempt(attempt.number, attempt.ended_at, describe(attempt.error.code, attempt.error.detail))
 
 
-def result_out(index: int, upload: DomainUpload, *, duplicate: bool) -> Result:
-    """Return what became of a file part, from the row it made. A `duplicate` refers to bytes that were there."""
-    shown = upload_out(upload)
-    status: Literal["stored", "duplicate", "rejected"] = "duplicate" if duplicate else "stored"
-    return Result(index, upload.filename, "rejected" if shown.error else status, shown, shown.error)
+def result_out(arrival: Arrival, outcome: DomainUpload | Refusal) -> Result:
+    """Return what became of a file part: of the row it made or found, or why there is none."""
+    if isinstance(outcome, Refusal):
+        problem = describe(outcome.code, outcome.detail)
+        return Result(arrival.index, arrival.filename, "rejected", None, problem)
+    shown = upload_out(outcome)
+    if arrival.already:  # whatever became of its bytes since, they are the same
+        return Result(arrival.index, arrival.filename, "duplicate", shown, None)
+    status: Literal["stored", "duplicate"] = "duplicate" if arrival.duplicate else "stored"
+    return Result(arrival.index, arrival.filename, "rejected" if shown.error else status, shown, shown.error)
 
 
 def manifest_out(batch: domain.Batch, declared: Sequence[Declared]) -> ManifestAnswer:
@@ -365,13 +373,9 @@ def _manifest_result(one: Declared) -> ManifestResult:
     return ManifestResult(upload.ref, one.action, one.offset, upload.id, upload.status, url, f"{url}/content")
 
 
-def draft_results(arrivals: Sequence[Arrival], uploads: Sequence[DomainUpload]) -> bytes:
+def draft_results(arrivals: Sequence[Arrival], outcomes: Sequence[DomainUpload | Refusal]) -> bytes:
     """Return the results of file parts as JSON, one behind the other."""
-    results = [
-        result_out(arrival.index, upload, duplicate=arrival.duplicate)
-        for arrival, upload in zip(arrivals, uploads, strict=True)
-    ]
-    return _RESULTS.dump_json(results)[1:-1]
+    return _RESULTS.dump_json(list(map(result_out, arrivals, outcomes)))[1:-1]
 
 
 def draft_batch(batch: domain.Batch) -> bytes:

@@ -1,10 +1,10 @@
 """One body with files in it: parsed and hashed off the event loop, handed to the group commit, accounted for."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 from app.domain.batch import Batch
@@ -15,10 +15,11 @@ from app.domain.limits import STEP_BYTES, Limits
 from app.domain.upload import Upload
 from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
+from app.ingest.committing import Committed, commit_each, commit_together
 from app.ingest.group import GroupCommit
 from app.ingest.intake import Intake
 from app.ingest.keyed import KeyedRequest, Stretch
-from app.ingest.submission import Draft, Kept, Submission
+from app.ingest.submission import Draft, Submission
 from app.storage.base import Store
 from app.storage.forgetful import FORGETFUL
 from app.uninterrupted import in_thread
@@ -55,19 +56,26 @@ class Target:
     draft: Draft | None = None
     keyed: KeyedRequest | None = None
     """Where it has a key: what was kept of it before. `find_batch` is not asked where that says which batch it is."""
+    named: bool = False
+    """Whether the name of each file is its ref as well, in the batch that `find_batch` returns. Goes without a key."""
 
 
 @dataclass(slots=True)
 class Receipt:
     """What became of a request: one outcome for each file part, in order, as far as it went.
 
-    Parts that were kept before under the request's key have none.
+    Parts that were kept before under the request's key have none. Nor have files with a ref that were refused and made
+    no upload; they are `sent`, and in the `drafts`.
 
     `error` says why it did not go to its end; what is in `outcomes` was kept all the same.
     """
 
     batch: Batch | None = None
     outcomes: list[Upload] = field(default_factory=list)
+    sent: int = 0
+    """Of so many file parts it is known what became of them."""
+    taken: int = 0
+    """How many of them were not rejected."""
     drafts: list[bytes] = field(default_factory=list)
     """What the target's `draft` wrote of the outcomes, a piece for each run of them."""
     error: BoatloadError | None = None
@@ -228,9 +236,9 @@ class _Session:
         self._opens = bool(target.keyed and target.keyed.opened)
         self._last: Submission | None = None
         self._held_bytes = 0
-        self._submitted: Final[list[asyncio.Task[tuple[Submission, Kept]]]] = []
+        self._submitted: Final[list[asyncio.Task[Committed]]] = []
         self._well = 0
-        """So many of them are done, and raised nothing; they are done in their order."""
+        """So many of them are done, and had no error; they are done in their order."""
 
     async def take(self, chunks: list[bytes]) -> None:
         """Parse one step, while what was submitted before is being committed.
@@ -247,7 +255,8 @@ class _Session:
             await self._submit()
             await asyncio.wait(self._submitted)
         while self._well < len(self._submitted) and self._submitted[self._well].done():
-            self._submitted[self._well].result()
+            if error := self._submitted[self._well].result().error:
+                raise error
             self._well += 1
         try:
             if 0 < size <= _CRUMB_BYTES and self._reception.is_light(size):
@@ -279,19 +288,24 @@ class _Session:
         except BoatloadError as error:
             self.receipt.error = self.receipt.error or error
         await asyncio.to_thread(self._reception.abandon)
-        kept = await asyncio.gather(*self._submitted, return_exceptions=True)
+        ended = await asyncio.gather(*self._submitted, return_exceptions=True)
         self._keep(0)
-        for answer in kept:
-            if not isinstance(answer, BaseException):
-                submission, (batch, uploads) = answer
-                self.receipt.batch = batch
-                self.receipt.outcomes += uploads
-                self.receipt.drafts += [submission.drafted] if submission.drafted else []
-        refused = next((answer for answer in kept if isinstance(answer, BaseException)), None)
-        if isinstance(refused, BoatloadError):
-            self.receipt.error = refused
-        elif refused:
-            raise refused
+        errors = []
+        for committed in ended:
+            if isinstance(committed, BaseException):
+                raise committed
+            self._note(committed)
+            errors += [committed.error] if committed.error else []
+        self.receipt.error = errors[0] if errors else self.receipt.error
+
+    def _note(self, committed: Committed) -> None:
+        receipt = self.receipt
+        if committed.batch and (receipt.batch is None or committed.batch.version >= receipt.batch.version):
+            receipt.batch = committed.batch
+        receipt.outcomes += committed.uploads
+        receipt.sent += committed.sent
+        receipt.taken += committed.taken
+        receipt.drafts += [committed.drafted] if committed.drafted else []
 
     def _work(self, chunks: list[bytes]) -> None:
         if not chunks:
@@ -311,9 +325,16 @@ class _Session:
             self._batch_id = await self._target.find_batch(self._reception.fields.get("batch_id"))
             self._opens = self._batch_id is None
         self._reception.ready = []
-        stretch: Stretch | None = None
         memory = sum(arrival.memory_bytes for arrival in ready)
         self._held_bytes -= memory
+        self._submitted.append(asyncio.create_task(self._commit(self._way(ready, last=last), memory)))
+
+    def _way(self, ready: list[Arrival], *, last: bool) -> Coroutine[Any, Any, Committed]:
+        """Return what commits the files."""
+        if self._target.named:
+            assert self._batch_id is not None
+            return commit_each(self._group, self._target.owner, self._batch_id, ready, self._target.draft)
+        stretch: Stretch | None = None
         if self._keyed:
             first = ready[0].index if ready else self._reception.files
             stretch = Stretch(self._keyed, first, self._reception.batch_field, opened=self._opens, ends=last)
@@ -330,10 +351,10 @@ class _Session:
         )
         self._last = submission
         self._batch_id = submission.batch_id
-        self._submitted.append(asyncio.create_task(self._commit(submission, memory)))
+        return commit_together(self._group, submission)
 
-    async def _commit(self, submission: Submission, memory: int) -> tuple[Submission, Kept]:
+    async def _commit(self, way: Coroutine[Any, Any, Committed], memory: int) -> Committed:
         try:
-            return submission, await self._group.submit(submission)
+            return await way
         finally:
             self._budget.give(memory)

@@ -8,13 +8,14 @@ from uuid import UUID
 from app.domain.batch import Batch
 from app.domain.errors import BoatloadError
 from app.domain.receiving import Place
-from app.domain.upload import Upload
+from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.keyed import Stretch
 
 Kept = tuple[Batch, list[Upload]]
-Draft = Callable[[Sequence[Arrival], Sequence[Upload]], bytes]
-"""Writes down what is to be said of rows, while the database is busy with them: they may still be refused."""
+Draft = Callable[[Sequence[Arrival], Sequence[Upload | Refusal]], bytes]
+"""Writes down what is to be said of files: of their rows, while the database is busy with them and they may still be
+refused, or why there is no row."""
 
 
 @dataclass(slots=True, eq=False)

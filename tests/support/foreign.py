@@ -42,11 +42,14 @@ _QUERY: Final = {
     "changed_since": "0",
     "limit": "1",
     "last_event_id": "0",
+    ("add_uploads", "ref"): "filename",
     ("follow_batch", "uploads"): "true",
     ("delete_batch", "uploads"): "delete",
 }
 _NEEDED: Final = {"append_bytes": {"upload-offset": "0"}, "create_upload": {"upload-length": str(len(DATA))}}
 """Header fields that an operation is nothing without."""
+_EXCLUDING: Final = frozenset({"add_uploads"})
+"""Operations whose query and header fields do not go together."""
 _ELSEWHERE: Final = frozenset({"cursor", "access_token"})
 """Parameters with tests of their own: one is of one list alone, the other is a credential."""
 _JSON: Final[dict[str, Json]] = {
@@ -88,7 +91,7 @@ class Operation:
         return body | {"headers": self._spoken | body.get("headers", {}) | _NEEDED.get(self.name, {})}
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """The arguments of requests: bare, plain, and with every parameter there is.
+        """The arguments of requests: bare, plain, and with every parameter there is, in two where some exclude others.
 
         Raises KeyError for a parameter or a body that nobody has said a value for.
         """
@@ -97,6 +100,9 @@ class Operation:
         yield plain
         headers = {name.lower(): _HEADERS[name.lower()]() for name in self.of("header")}
         query = {name: _QUERY.get((self.name, name)) or _QUERY[name] for name in self.of("query")}
+        if self.name in _EXCLUDING:
+            yield plain | {"params": query}
+            query = {}
         yield plain | {"headers": plain["headers"] | headers, "params": query}
 
     @property

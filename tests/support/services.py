@@ -110,9 +110,9 @@ class Services:
         return uploads
 
     async def receive(
-        self, body: AsyncIterator[bytes], batch_id: UUID | None = None, *, owner: UUID = OWNER
+        self, body: AsyncIterator[bytes], batch_id: UUID | None = None, *, owner: UUID = OWNER, named: bool = False
     ) -> Receipt:
-        """Take a multipart body in; without a batch it opens and seals its own."""
+        """Take a multipart body in; without a batch it opens and seals its own. `named`: each name is a ref as well."""
 
         async def find_batch(_field: str | None) -> UUID | None:
             return batch_id
@@ -120,7 +120,7 @@ class Services:
         return await self.receiver.receive(
             body,
             lambda reception: MultipartBody(BOUNDARY, reception, max_parts=self.limits.max_parts),
-            Target(owner, find_batch),
+            Target(owner, find_batch, named=named),
         )
 
     async def content(self, upload_id: UUID, owner: UUID = OWNER) -> bytes:

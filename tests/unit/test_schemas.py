@@ -12,6 +12,7 @@ from app.api.body import read_json
 from app.api.schemas import BATCH, UPLOAD, NewBatch, batch_out, result_out, upload_out
 from app.domain.errors import RequestTooLargeError, UnsupportedMediaTypeError
 from app.domain.upload import Refusal, UploadStatus
+from app.ingest.arrival import Arrival
 from tests.support.values import NOW, make_batch, make_upload
 
 DEEP = b'{"metadata":{"a":' + b"[" * 10_000 + b"]" * 10_000 + b"}}"
@@ -230,7 +231,7 @@ def test_a_refused_file_is_an_upload_with_its_problem_and_without_content() -> N
         object_offset=None,
         error=Refusal("file-too-large", "The file is over 5 bytes."),
     )
-    result = result_out(4, refused, duplicate=False)
+    result = result_out(Arrival(4, "1.txt", None), refused)
     assert (result.index, result.filename, result.status) == (4, "1.txt", "rejected")
     assert result.upload is not None
     assert (result.upload.content_url, result.upload.sha256) == (None, None)
@@ -242,5 +243,20 @@ def test_a_refused_file_is_an_upload_with_its_problem_and_without_content() -> N
 def test_a_file_that_was_taken_is_a_stored_result() -> None:
     upload = make_upload(UploadStatus.PENDING, filename="a/b")
     for duplicate, status in ((False, "stored"), (True, "duplicate")):
-        result = result_out(0, upload, duplicate=duplicate)
+        result = result_out(Arrival(0, "a/b", None, duplicate=duplicate), upload)
         assert (result.status, result.filename, result.problem) == (status, "a/b", None)
+
+
+def test_a_file_that_its_ref_has_is_a_duplicate_though_it_failed_since() -> None:
+    upload = make_upload(UploadStatus.FAILED, ref="a", error=Refusal("image-unreadable", "It ends early."))
+    result = result_out(Arrival(2, "a", None, already=True), upload)
+    assert (result.status, result.problem) == ("duplicate", None)
+    assert result.upload is not None
+    assert result.upload.error is not None
+
+
+def test_a_file_that_its_ref_does_not_take_is_rejected_without_an_upload() -> None:
+    result = result_out(Arrival(2, "a", None), Refusal("ref-conflict", "There is another file."))
+    assert (result.index, result.filename, result.status, result.upload) == (2, "a", "rejected", None)
+    assert result.problem is not None
+    assert (result.problem.type, result.problem.status) == ("/problems/ref-conflict", 409)

@@ -2,28 +2,39 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from enum import StrEnum
+from typing import Annotated, Final
 from uuid import UUID
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from app.api import problems, schemas
 from app.api.cursors import AFTER_NONE
 from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, Limit, UploadId, page, tagged
-from app.api.idempotency import key_in
+from app.api.idempotency import HEADER, key_in
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
+from app.domain.batch import BatchStatus
 from app.domain.errors import (
+    BatchClosedError,
     IdempotencyKeyInFlightError,
     IdempotencyKeyReusedError,
+    InvalidHeaderError,
     NotFoundError,
     QuotaExceededError,
     RequestTooLargeError,
 )
 from app.ingest.idempotency import Kept
-from app.ingest.receive import Receipt, Target
+from app.ingest.receive import Receipt, Reception, Target
 
 router: Final = APIRouter(tags=["uploads"])
+
+
+class RefSource(StrEnum):
+    """What gives each file of a request its ref."""
+
+    FILENAME = "filename"
+
 
 _PART_HEAD_BYTES: Final = 4096
 """What stands around a file in a body is counted as this much at the most, so that none is refused that would fit."""
@@ -38,12 +49,27 @@ _INGEST: Final = responses(400, 404, 409, 413, 415, 422, 507, also={207: _SOME})
     responses=_INGEST,
     openapi_extra=multipart_body(),
 )
-async def add_uploads(ctx: Ctx, batch_id: BatchId, request: Request) -> Response:
+async def add_uploads(
+    ctx: Ctx,
+    batch_id: BatchId,
+    request: Request,
+    ref: Annotated[
+        RefSource | None,
+        Query(
+            description="`filename`: each file part's filename is its ref as well, with the meaning of `PUT "
+            "/v1/batches/{batch_id}/files/{path}`: it fills what was declared under it, the same bytes again change "
+            "nothing, and other bytes are rejected for that file alone. Goes without an `Idempotency-Key`."
+        ),
+    ] = None,
+) -> Response:
     """Add files to a batch. Each file that is whole is stored, whatever becomes of the others."""
 
     async def find_batch(_field: str | None) -> UUID:
         return batch_id
 
+    if ref is RefSource.FILENAME:
+        target = Target(ctx.owner, find_batch, schemas.draft_results, named=True)
+        return await _receive_named(ctx, request, batch_id, target)
     return await _receive(ctx, request, find_batch, batch_id=batch_id)
 
 
@@ -126,21 +152,40 @@ async def _receive(
         return problems.answer_error(error)
 
 
+async def _receive_named(ctx: Context, request: Request, batch_id: UUID, target: Target) -> Response:
+    """Take the body into a batch, each file under its ref; what is declared comes into a sealed one as well."""
+    if HEADER in request.headers:
+        detail = f"With ref=filename each file can be sent again under its ref: leave out {HEADER}."
+        raise InvalidHeaderError(detail, header=HEADER)
+    batch = await ctx.services.batches.get(ctx.owner, batch_id)
+    if batch.status is BatchStatus.CANCELLED:
+        raise BatchClosedError("The batch is cancelled. Open a new one.", batch_status=batch.status)
+    parser, _ = _parser(ctx, request)
+    receipt = await ctx.services.receiver.receive(request.stream(), parser, target)
+    if receipt.batch is None and receipt.sent:
+        batch = await ctx.services.batches.get(ctx.owner, batch_id)
+    return _answer(receipt, Kept(batch_id=batch.id, batch=schemas.draft_batch(batch)) if receipt.sent else Kept())
+
+
 async def _take(ctx: Context, request: Request, target: Target, batch_id: UUID | None) -> Receipt:
     known = target.keyed is not None and target.keyed.parts > 0
     if batch_id and not known:
         await ctx.services.batches.get_open(ctx.owner, batch_id)
+    parser, length = _parser(ctx, request)
+    if not known:
+        await ctx.services.quotas.check(ctx.owner, length - ctx.services.limits.max_parts * _PART_HEAD_BYTES)
+    return await ctx.services.receiver.receive(request.stream(), parser, target)
+
+
+def _parser(ctx: Context, request: Request) -> tuple[Callable[[Reception], MultipartBody], int]:
+    """Return what parses the body, and how long that is by its own account, at the least."""
     limits = ctx.services.limits
     boundary = boundary_of(request.headers.get("content-type"), request.headers.get("content-encoding"))
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limits.max_request_bytes:
+    told = request.headers.get("content-length", "")
+    length = int(told) if told.isdecimal() else 0
+    if length > limits.max_request_bytes:
         raise RequestTooLargeError(f"The body is over {limits.max_request_bytes} bytes.")
-    if not known:
-        least = int(length) - limits.max_parts * _PART_HEAD_BYTES if length.isdecimal() else 0
-        await ctx.services.quotas.check(ctx.owner, least)
-    return await ctx.services.receiver.receive(
-        request.stream(), lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts), target
-    )
+    return (lambda reception: MultipartBody(boundary, reception, max_parts=limits.max_parts)), length
 
 
 def _answer(receipt: Receipt, before: Kept) -> Response:
@@ -151,8 +196,7 @@ def _answer(receipt: Receipt, before: Kept) -> Response:
     answer = schemas.multipart_answer(batch_id, batch, drafts) if batch_id and batch else b""
     if receipt.error:
         return problems.answer(problems.of_error(receipt.error), members=answer)
-    sent = before.sent + len(receipt.outcomes)
-    taken = before.taken + sum(upload.error is None for upload in receipt.outcomes)
+    sent, taken = before.sent + receipt.sent, before.taken + receipt.taken
     if not taken:
         detail = f"None of the {sent} files was taken. Each result says why."
         return problems.answer(problems.describe("no-file-taken", detail), members=answer)

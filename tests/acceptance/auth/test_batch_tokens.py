@@ -73,6 +73,10 @@ def by_multipart(lent: Lent) -> httpx.Response:
     return send(lent.client, f"{lent.url}/uploads", File("b", new_bytes()))
 
 
+def by_ref(lent: Lent) -> httpx.Response:
+    return send(lent.client, f"{lent.url}/uploads?ref=filename", File("b", new_bytes()))
+
+
 def by_one_shot(lent: Lent) -> httpx.Response:
     return send(lent.client, "/v1/uploads", Text("batch_id", lent.batch["id"]), File("b", new_bytes()))
 
@@ -97,7 +101,7 @@ def by_tus(lent: Lent) -> httpx.Response:
     return lent.client.patch(made.headers["location"], content=data, headers=VERSION | BODY | {"upload-offset": "0"})
 
 
-@pytest.mark.parametrize("door", [by_multipart, by_one_shot, by_put, by_manifest, by_tus])
+@pytest.mark.parametrize("door", [by_multipart, by_ref, by_one_shot, by_put, by_manifest, by_tus])
 def test_every_door_into_the_batch_is_open(lent: Lent, door: Callable[[Lent], httpx.Response]) -> None:
     answer = door(lent)
     assert answer.status_code in {201, 204}, answer.text
