@@ -28,6 +28,16 @@ _MAX_HEADERS: Final = 8
 _MAX_HEADER_BYTES: Final = 4096
 _MAX_PADDING: Final = 64
 _MUCH_PADDING: Final = re.compile(rb"[ \t]{%d}" % (_MAX_PADDING + 1))
+_LINE_END: Final = re.compile(rb"[ \t]{0,%d}\r\n" % _MAX_PADDING)
+_BARE_CR: Final = re.compile(rb"\r(?!\n)")
+_IN_HEAD: Final = frozenset(
+    {
+        MultipartState.HEADER_FIELD_START,
+        MultipartState.HEADER_FIELD,
+        MultipartState.HEADER_VALUE_START,
+        MultipartState.HEADER_VALUE,
+    }
+)
 _USUAL: Final = re.compile(rb'form-data; name="([^"\\]*)"(?:; filename="([^"\\]*)")?')
 _USUAL_HEAD: Final = re.compile(
     rb'Content-Disposition: form-data; name="[^"\\\r\n]{0,1000}"; filename="([^"\\\r\n]{0,1000})"\r\n'
@@ -59,11 +69,29 @@ def boundary_of(content_type: str | None, content_encoding: str | None) -> bytes
 
 
 class _Parser(MultipartParser):
-    """The parser of python-multipart, with a shorter way to the callbacks: a part takes a dozen of them."""
+    """The parser of python-multipart, with a shorter way to the callbacks: a part takes a dozen of them.
+
+    A CR that no LF follows ends no line of a head (RFC 9112 §2.2). It comes out as a LF, which is refused like a CR: in
+    a file name, and outside of quotes.
+    """
 
     def __init__(self, boundary: bytes, calls: "dict[str, Callable[..., None]]") -> None:
         super().__init__(boundary, max_header_count=_MAX_HEADERS, max_header_size=_MAX_HEADER_BYTES)
         self._calls: Final = calls
+        self._held = b""
+
+    def write(self, data: bytes) -> int:
+        """Take the next bytes, in which no head begins but with the first. Returns how many were passed on."""
+        data, self._held = self._held + data, b""
+        # A CR where a line begins ends the head, or is refused.
+        if self.state in _IN_HEAD and not (self.state is MultipartState.HEADER_FIELD_START and data[:1] == b"\r"):
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                end = len(data.removesuffix(b"\r"))
+                data, self._held = data[:end], data[end:]
+            if _BARE_CR.search(data, 0, end):
+                data = _BARE_CR.sub(b"\n", data[:end]) + data[end:]
+        return super().write(data)
 
     def callback(self, name: str, data: bytes | None = None, start: int | None = None, end: int | None = None) -> None:
         """Call what belongs to `name`; nothing for no bytes, nor where nothing belongs to it."""
@@ -148,7 +176,7 @@ class MultipartBody:
         if len(self._head) < len(self._opening) + 2:
             self._check_opening(data)
         start = 0
-        for end, is_padded in (*self._stops(data), (len(data), False)):
+        for end, is_padded in self._stops(data):
             try:
                 self._parser.write(data[start:end])
             except FormParserError as error:
@@ -180,17 +208,20 @@ class MultipartBody:
     def _stops(self, data: bytes) -> list[tuple[int, bool]]:
         """Return how far to go in `data` and then look.
 
-        That is where what may be the closing boundary ends, and (True) where much padding behind a boundary begins.
-        Only the parser knows whether it is the closing one: it may be the beginning of a file. It does not say where it
-        was. RFC 2046 §5.1.1 allows any padding, no client sends some, and the parser goes through it byte by byte.
+        That is where what may be the closing boundary ends, where a head may begin, and (True) where much padding
+        behind a boundary begins. Only the parser knows whether it is the closing one: it may be the beginning of a
+        file. It does not say where it was. RFC 2046 §5.1.1 allows any padding, no client sends some, and the parser
+        goes through it byte by byte.
         """
-        stops = set()
+        stops = {(len(data), False)}
         for window, start in ((self._tail + data[: self._tail_bytes], -len(self._tail)), (data, 0)):
             at = window.find(self._delimiter)
             while at >= 0:
                 behind = at + len(self._delimiter)
                 if window.startswith(b"--", behind):
                     stops.add((start + behind + 2, False))
+                elif line := _LINE_END.match(window, behind):
+                    stops.add((start + line.end(), False))
                 elif _MUCH_PADDING.match(window, behind):
                     stops.add((max(0, start + behind), True))
                 at = window.find(self._delimiter, behind)

@@ -85,6 +85,8 @@ BODIES = {
     "longer boundary": WHOLE.replace(BOUNDARY, BOUNDARY + b"-"),
     "no name": message(part(b"x", filename="a"), part(b"y", disposition=b"form-data")),
     "bad name": message(part(b"x", filename="../a"), part(b"y", filename="b")),
+    "CR in a name": message(part(b"\r", filename="a\rb\r"), part(b"\r\r", filename="a")),
+    "CR in a header name": message(part(b"x", filename="a"), part(filename="b", headers=b"X\r: y\r\n")),
     "header twice": message(part(b"x", filename="a", headers=b"A: b\r\na: c\r\n")),
     "encoded": message(part(b"x", filename="a"), part(filename="b", headers=b"Content-Transfer-Encoding: base64\r\n")),
     "padding with junk": message(part(b"x", filename="a") + b"\r\n--the-boundary y"),
@@ -156,7 +158,9 @@ def spoiled(draw: st.DrawFn) -> bytes:
     """One of the examples, with some bytes of it replaced by others, or by what means something in a body."""
     body = BODIES[draw(st.sampled_from(sorted(BODIES)))]
     start = draw(st.integers(0, len(body)))
-    crumb = st.sampled_from([b"\r\n", DELIMITER + b"\r\n", part(b"x", filename="f"), b"--", b'"', b"\\", b" ", b"\0"])
+    crumb = st.sampled_from(
+        [b"\r\n", DELIMITER + b"\r\n", part(b"x", filename="f"), b"--", b"\r", b'"', b"\\", b" ", b"\0"]
+    )
     junk = draw(st.lists(crumb, max_size=4).map(b"".join) | st.binary(max_size=60))
     return body[:start] + junk + body[start + draw(st.integers(0, 60)) :]
 

@@ -46,6 +46,7 @@ HARD: dict[str, Callable[[int], bytes]] = {
     "boundaries that are none": lambda size: whole(part(b"\r\n--bx" * (size // 6), filename="a")),
     "beginnings of boundaries": lambda size: whole(part(b"\r\n--" * (size // 4), filename="a")),
     "carriage returns": lambda size: whole(part(b"\r" * size, filename="a")),
+    "carriage returns in names": lambda size: whole(*[part(filename="\r" * 4000)] * (size // 4100)),
     "one large field": lambda size: whole(part(b"x" * size, name="note")),
     "small parts": lambda size: whole(*[part(b"", filename="a")] * (size // 70)),
     "long names": lambda size: whole(

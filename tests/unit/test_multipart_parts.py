@@ -78,6 +78,7 @@ def test_a_file_over_the_limit_is_refused_and_the_others_are_kept(taken: Take, s
         b"",
         b"a\0b",
         b"a\nb",
+        b"a\rb",
         b"a\x7fb",
         b"\xc2\x85",
         b"x" * 256,

@@ -92,7 +92,6 @@ def test_a_body_as_it_is_may_say_so(encoding: str | None) -> None:
         pytest.param(part(disposition=b'form-data; name="f"; filename="a"b"'), id="quote within quotes"),
         pytest.param(part(disposition=b'form-data; name="f"; filename="a" junk'), id="junk behind"),
         pytest.param(part(disposition=b'form-data name="f"'), id="no semicolon"),
-        pytest.param(part(disposition=b'form-data; name="f"; filename="a\rb"'), id="CR in a name"),
         pytest.param(part(disposition=b'form-data; name="f"\nX: y'), id="bare LF between headers"),
         pytest.param(part(disposition=b'form-data;\nname="f"; filename="a"'), id="bare LF before a name"),
         pytest.param(part(disposition=b'form-data; name="f";\n filename="a"'), id="bare LF before a filename"),
