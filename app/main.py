@@ -13,9 +13,9 @@ from app.api.audit_trail import AuditTrail
 from app.api.authentication import Authentication
 from app.api.body import large_bodies
 from app.api.cursors import Cursors
+from app.api.lanes import Lanes
 from app.api.openapi import complete
-from app.api.polling import PollingLane
-from app.api.putting import FileLane
+from app.api.operations import Operations
 from app.api.rate_limits import RateLimits
 from app.api.request_log import RequestLog
 from app.api.routes import (
@@ -34,7 +34,6 @@ from app.api.routes import (
     webhooks,
 )
 from app.api.tus_envelope import TusEnvelope
-from app.api.tus_piece import PieceLane
 from app.api.webhook_events import router as webhook_events
 from app.bootstrap import Services, running
 from app.settings import Settings
@@ -43,6 +42,13 @@ _DESCRIPTION: Final = """
 Open a batch, send any number of files into it, and read one exact account of what has arrived, what has been processed
 and what has failed. Every error is an RFC 9457 problem.
 """
+_ROUTERS: Final = tuple(
+    module.router
+    for module in (
+        *(batches, events, manifest, tokens, files, uploads, content, thumbnails),
+        *(tus, quota, webhooks, health, docs),
+    )
+)
 
 
 def create_app(settings: Settings, dsn: str) -> FastAPI:
@@ -68,17 +74,13 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
-    known: list[APIRoute] = []
-    problems.install(
-        app, lambda path: sorted({m for route in known if route.path_regex.match(path) for m in route.methods or ()})
-    )
-    app.add_middleware(PollingLane)
-    app.add_middleware(FileLane)
-    app.add_middleware(PieceLane)
+    operations = Operations([route for one in _ROUTERS for route in one.routes if isinstance(route, APIRoute)])
+    problems.install(app)
+    app.add_middleware(Lanes, operations=operations)
     app.add_middleware(AuditTrail)
     if limits := RateLimits.of(settings):
         app.add_middleware(RateLimits, limits=limits)
-    app.add_middleware(Authentication)
+    app.add_middleware(Authentication, operations=operations)
     # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)
     cors.install(app, settings.cors_origins)
@@ -86,23 +88,8 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     app.state.large_bodies = large_bodies()
     app.state.trust_proxy = settings.trust_proxy
     docs.mount_assets(app)
-    for module in (
-        batches,
-        events,
-        manifest,
-        tokens,
-        files,
-        uploads,
-        content,
-        thumbnails,
-        tus,
-        quota,
-        webhooks,
-        health,
-        docs,
-    ):
-        app.include_router(module.router)
-        known += [route for route in module.router.routes if isinstance(route, APIRoute)]
+    for one in _ROUTERS:
+        app.include_router(one)
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:

@@ -6,10 +6,9 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.dependencies import caller_of
+from app.api.operations import OPERATION, Operation
 from app.auth import audit
 
-ACTION: Final = "boatload.action"
-"""Where in the scope of a request its action is, if no route of the framework had it."""
 NOTED: Final = "boatload.noted"
 """Where in the scope of a request there is more to note: a dict of ids, put there by its route."""
 _READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -17,7 +16,7 @@ _LOCATION: Final = b"location"
 
 
 class AuditTrail:
-    """ASGI middleware, where the caller is known. It notes the route and its ids; not what a client wrote."""
+    """ASGI middleware, where the caller is known. It notes the operation and its ids; not what a client wrote."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app: Final = app
@@ -40,11 +39,11 @@ class AuditTrail:
         try:
             await self._app(scope, receive, noticed)
         finally:
-            action = scope["route"].name if "route" in scope else scope.get(ACTION)
-            if action:
+            operation: Operation | None = scope[OPERATION]
+            if operation:
                 ids: dict[str, Any] = {
                     name: value for name, value in scope["path_params"].items() if name.endswith("_id")
                 }
                 if made:
                     ids["made"] = made.decode("latin-1")
-                audit.record(action, caller_of(scope), status=status, **ids, **scope.get(NOTED, {}))
+                audit.record(operation.name, caller_of(scope), status=status, **ids, **scope.get(NOTED, {}))

@@ -7,6 +7,7 @@ from fastapi import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.dependencies import CALLER
+from app.api.operations import OPERATION, Operation, Operations
 from app.api.problems import answer_error
 from app.api.reach import check_reach
 from app.auth import audit
@@ -18,33 +19,40 @@ from app.domain.errors import BoatloadError, ForbiddenError, UnauthorizedError
 OPEN: Final = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 """Paths for everybody."""
 _OPEN_BELOW: Final = "/docs/assets/"
-_READING: Final = frozenset({"GET", "HEAD"})
-_WEBHOOKS: Final = "/v1/webhooks"
+FOLLOWED: Final = "follow_batch"
+"""The operation that is for events: a browser's EventSource sends no header of ours."""
 _SCHEME: Final = b"bearer "
 _QUERIED: Final = b"access_token"
 
 
 class Authentication:
-    """ASGI middleware: puts the Caller into the scope, or answers 401, 403, or 503 where nobody can tell.
+    """ASGI middleware: puts Operation and Caller into the scope, or answers 401, 403, or 503 where nobody can tell.
 
     Such an answer ends the connection where a body may follow, which nobody reads.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, operations: Operations) -> None:
         self._app: Final = app
+        self._operations: Final = operations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or refuse it. OPTIONS says what is spoken here, and to everybody."""
-        if scope["type"] != "http" or scope["method"] == "OPTIONS" or is_open(scope["path"]):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method, path = scope["method"], scope["path"]
+        operation, ids = self._operations.find(method, path)
+        scope[OPERATION], scope["path_params"] = operation, ids
+        if method == "OPTIONS" or is_open(path):
             await self._app(scope, receive, send)
             return
         services: Services = scope["app"].state.services
-        method, path = scope["method"], scope["path"]
         try:
-            caller = scope[CALLER] = await services.access.admit(_credential(scope))
-            check_scope(caller, needed_scope(method, path))
-            if caller.batch_id is not None:
-                await check_reach(caller, method, path, services)
+            caller = scope[CALLER] = await services.access.admit(_credential(scope, operation))
+            if operation is not None:
+                check_scope(caller, operation.needs)
+                if caller.batch_id is not None:
+                    await check_reach(caller, operation.name, ids, services)
         except BoatloadError as error:
             await _refusal(error, scope)(scope, receive, send)
             return
@@ -56,37 +64,25 @@ def is_open(path: str) -> bool:
     return path in OPEN or path.startswith(_OPEN_BELOW)
 
 
-def needed_scope(method: str, path: str) -> AccessScope:
-    """Return the scope that a request needs. Whatever begins like a webhook's path counts as one."""
-    if path.startswith(_WEBHOOKS):  # the framework takes a line break behind it for nothing
-        return AccessScope.ADMIN
-    return AccessScope.READ if method in _READING else AccessScope.WRITE
-
-
 def check_scope(caller: Caller, scope: AccessScope) -> None:
     """Return if the caller has the scope. Raises ForbiddenError."""
     if scope not in caller.scopes:
         raise ForbiddenError(f"This needs a credential with the scope {scope}.", scope=scope)
 
 
-def _credential(scope: Scope) -> str | None:
+def _credential(scope: Scope, operation: Operation | None) -> str | None:
     """Return the one credential of a request, or None where it has none. Raises UnauthorizedError.
 
     RFC 6750 §2.1; more than one, or another scheme, is nothing that anybody could rely on.
     """
     given = [value for name, value in scope["headers"] if name == b"authorization"]
-    if _QUERIED in scope["query_string"] and is_followed(scope["method"], scope["path"]):
+    if _QUERIED in scope["query_string"] and operation and operation.name == FOLLOWED:
         given += [_SCHEME + value for value in _queried(scope["query_string"])]
     if not given:
         return None
     if len(given) > 1 or given[0][: len(_SCHEME)].lower() != _SCHEME:
         raise UnauthorizedError("Send one credential, as Authorization: Bearer.")
     return bytes(given[0][len(_SCHEME) :]).strip().decode("latin-1")
-
-
-def is_followed(method: str, path: str) -> bool:
-    """Say whether a request is for events: a browser's EventSource sends no header of ours."""
-    return method == "GET" and path.startswith("/v1/batches/") and path.endswith("/events")
 
 
 def _queried(query: bytes) -> list[bytes]:

@@ -5,7 +5,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from app.api import idempotency
-from app.api.authentication import is_followed, is_open
+from app.api.authentication import FOLLOWED, is_open
 from app.api.links import link
 from app.api.problems import MEDIA_TYPE, OF_ANY_REQUEST, Problem
 
@@ -89,7 +89,7 @@ def complete(document: dict[str, Any]) -> dict[str, Any]:
         for method, operation in operations.items():
             free = is_open(path) or method == "options"
             operation["security"] = [] if free else [{"bearer": []}]
-            if is_followed(method.upper(), path):
+            if operation["operationId"] == FOLLOWED:
                 operation["security"].append({"batch_token": []})
             refusals = OF_ANY_REQUEST | (set() if free else _KNOWN_CALLERS)
             found = {str(status): _problem(status) for status in refusals} | operation["responses"]

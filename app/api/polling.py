@@ -1,7 +1,6 @@
 """Answers to those who poll a batch, and who would rather wait than be told that nothing has changed."""
 
 import asyncio
-import re
 from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
@@ -12,12 +11,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import schemas
 from app.api.connection import hold, is_gone
-from app.api.dependencies import Context, matches, owner_of
+from app.api.dependencies import Context, matches
 from app.bootstrap import Services
 from app.domain.errors import BoatloadError
 from app.progress.snapshot import Snapshot
 
-_POLL: Final = re.compile(r"/v1/batches/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 RETRY_AFTER_SECONDS: Final = "1"
 """How soon to poll an unfinished batch again."""
 PARAMETERS: Final[dict[str, Any]] = {
@@ -39,35 +37,26 @@ PARAMETERS: Final[dict[str, Any]] = {
 """What OpenAPI is to say of a route that answers with `answer`."""
 
 
-class PollingLane:
-    """ASGI middleware: answers the plain poll of a batch, the request that is asked most, without the framework.
+async def poll(services: Services, owner: UUID, batch_id: UUID, request: Request) -> ASGIApp | None:
+    """Return the answer to a plain poll, which is asked most: 200 or 304, as `read_batch` answers; else None."""
+    headers = dict(reversed(request.scope["headers"]))  # of several, the first counts
+    if b"prefer" in headers:
+        return None
+    try:
+        snapshot = await services.reader.get(owner, batch_id)
+    except BoatloadError:
+        return None
+    status, fields = _head(snapshot, headers.get(b"if-none-match", b"").decode("latin-1"))
+    body = b"" if status == HTTPStatus.NOT_MODIFIED else snapshot.once(schemas.snapshot_json)
+    raw = [(name.encode(), value.encode()) for name, value in fields.items()]
+    if body:
+        raw += ((b"content-length", b"%d" % len(body)), (b"content-type", b"application/json"))
 
-    It answers as `read_batch` does, and only with 200 or 304; whatever is not that simple goes on to the application.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app: Final = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or pass it on."""
-        path = _POLL.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "GET" else None
-        headers = dict(reversed(scope["headers"])) if path else {}  # of several, the first counts
-        if path is None or b"prefer" in headers:
-            await self._app(scope, receive, send)
-            return
-        services: Services = scope["app"].state.services
-        try:
-            snapshot = await services.reader.get(owner_of(scope), UUID(path[1]))
-        except BoatloadError:
-            await self._app(scope, receive, send)  # which knows how to say it
-            return
-        status, fields = _head(snapshot, headers.get(b"if-none-match", b"").decode("latin-1"))
-        body = b"" if status == HTTPStatus.NOT_MODIFIED else snapshot.once(schemas.snapshot_json)
-        raw = [(name.encode(), value.encode()) for name, value in fields.items()]
-        if body:
-            raw += ((b"content-length", b"%d" % len(body)), (b"content-type", b"application/json"))
+    async def send_it(_scope: Scope, _receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": status, "headers": raw})
         await send({"type": "http.response.body", "body": body})
+
+    return send_it
 
 
 def answer(snapshot: Snapshot, request: Request, headers: dict[str, str] | None = None) -> Response:

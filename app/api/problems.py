@@ -1,6 +1,6 @@
 """RFC 9457 problems: the only tables from what goes wrong to statuses, and the handlers that answer with them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -139,24 +139,12 @@ def answer(problem: Problem, headers: Mapping[str, str] | None = None, *, member
     return response
 
 
-def install(app: FastAPI, methods_of: Callable[[str], Sequence[str]]) -> None:
-    """Make every error of the application a problem, those of the framework included.
-
-    `methods_of` returns the methods that a path takes.
-    """
-
-    async def http_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        headers = dict(error.headers or {})
-        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            # The framework names only the methods of the first route with that path; RFC 9110 §15.5.6 wants all.
-            headers["Allow"] = ", ".join(methods_of(request.url.path))
-        return _of_http(error, headers)
-
+def install(app: FastAPI) -> None:
+    """Make every error of the application a problem, those of the framework included."""
     app.add_exception_handler(BoatloadError, _boatload_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ValidationError, _validation_error)
-    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, client_gone)
     app.add_exception_handler(Exception, _unexpected_error)
 
@@ -186,11 +174,21 @@ def _faults(error: RequestValidationError | ValidationError) -> Sequence[Any]:
     return error.errors()
 
 
-def _of_http(error: HTTPException, headers: Mapping[str, str]) -> Response:
-    status = HTTPStatus(error.status_code)
-    slug = status.phrase.lower().replace(" ", "-")
-    detail = error.detail if error.detail != status.phrase else status.description or status.phrase
-    return answer(Problem(type=_PREFIX + slug, title=status.phrase, status=status, detail=detail), headers)
+async def _http_error(_request: Request, error: Exception) -> Response:
+    """Answer for the framework's own paths: `/openapi.json` and the files of `/docs`."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers.setdefault("Allow", "GET, HEAD")  # which its files do not say
+    return answer_status(error.status_code, headers)
+
+
+def answer_status(status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the problem of a status that says it all."""
+    known = HTTPStatus(status)
+    slug = known.phrase.lower().replace(" ", "-")
+    detail = known.description or known.phrase
+    return answer(Problem(type=_PREFIX + slug, title=known.phrase, status=status, detail=detail), headers)
 
 
 async def client_gone(request: Request, _error: Exception) -> Response:

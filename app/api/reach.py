@@ -1,6 +1,6 @@
 """How far a token for one batch reaches: what of the API it opens at all, and whether that is of its batch."""
 
-import re
+from collections.abc import Mapping
 from typing import Final
 
 from app.api.dependencies import identity
@@ -8,38 +8,33 @@ from app.bootstrap import Services
 from app.domain.access import Caller
 from app.domain.errors import ForbiddenError, NotFoundError
 
-_ID: Final = "([^/]*)"
-_OF_A_BATCH: Final = re.compile(
-    rf"GET /v1/batches/{_ID}|GET /v1/batches/{_ID}/(?:uploads|events)"
-    rf"|POST /v1/batches/{_ID}/(?:uploads|manifest|tokens)|PUT /v1/batches/{_ID}/files/[\s\S]*"
+_OF_A_BATCH: Final = frozenset(
+    {"read_batch", "list_uploads", "follow_batch", "add_uploads", "declare_files", "create_token", "put_file"}
 )
-_OF_AN_UPLOAD: Final = re.compile(
-    rf"GET /v1/uploads/{_ID}|(?:GET|HEAD|PUT) /v1/uploads/{_ID}/content|GET /v1/uploads/{_ID}/(?:thumbnail|attempts)"
-    rf"|(?:HEAD|PATCH) /v1/tus/{_ID}"
+_OF_AN_UPLOAD: Final = frozenset(
+    {
+        *("read_upload", "read_content", "head_content", "put_content", "read_thumbnail", "list_attempts"),
+        *("read_offset", "append_bytes"),
+    }
 )
-_NAMED_INSIDE: Final = frozenset({"POST /v1/uploads", "POST /v1/tus"})
+_NAMED_INSIDE: Final = frozenset({"upload_files", "create_upload"})
 """Here the batch is named in the request; their routes ask `Caller.check_target`."""
 
 
-async def check_reach(caller: Caller, method: str, path: str, services: Services) -> None:
-    """Return if the caller's token opens this.
+async def check_reach(caller: Caller, operation: str, ids: Mapping[str, str], services: Services) -> None:
+    """Return if the caller's token opens this operation on what the path names.
 
     Raises ForbiddenError for what is about more than one batch, or changes what is there; NotFoundError for another
     batch and its uploads, whoever owns them; DatabaseUnavailableError.
     """
-    request = f"{method} {path}"
-    if caller.batch_id is None or request in _NAMED_INSIDE:
+    if caller.batch_id is None or operation in _NAMED_INSIDE:
         return
-    if match := _OF_A_BATCH.fullmatch(request):
-        if identity(_first(match)) != caller.batch_id:
+    if operation in _OF_A_BATCH:
+        if identity(ids["batch_id"]) != caller.batch_id:
             raise NotFoundError
-    elif match := _OF_AN_UPLOAD.fullmatch(request):
-        upload = await services.uploads.get(caller.owner, identity(_first(match)))
+    elif operation in _OF_AN_UPLOAD:
+        upload = await services.uploads.get(caller.owner, identity(ids["upload_id"]))
         if upload.batch_id != caller.batch_id:
             raise NotFoundError
     else:
         raise ForbiddenError("This token may only add to its batch and read it.")
-
-
-def _first(match: "re.Match[str]") -> str:
-    return next(group for group in match.groups() if group is not None)

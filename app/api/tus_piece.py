@@ -1,6 +1,5 @@
 """Answers to PATCH, the request of tus that is sent most: bytes behind those that are there."""
 
-import re
 from dataclasses import replace
 from datetime import UTC
 from email.utils import format_datetime
@@ -9,45 +8,22 @@ from typing import Final
 from uuid import UUID
 
 from fastapi import Request, Response
-from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import tus_headers
-from app.api.audit_trail import ACTION
-from app.api.dependencies import owner_of
-from app.api.problems import client_gone
 from app.api.tus_route import answered
 from app.bootstrap import Services
 from app.domain.receiving import Check, Receiving
 from app.ingest.checksums import Checksum
 
-_PIECE: Final = re.compile(re.escape(tus_headers.PATH) + "/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 _FRESH: Final = {"Cache-Control": "no-store"}
 
 
-class PieceLane:
-    """ASGI middleware: takes pieces without the framework: between one piece and the next its client sends nothing.
+async def take_piece(services: Services, owner: UUID, upload_id: UUID, request: Request) -> Response:
+    """Answer as `append_bytes` does: between one piece and the next its client sends nothing, so every moment counts.
 
-    It answers as the route does, by the same function; a path that it does not know goes on to the application.
+    Raises ClientDisconnect.
     """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app: Final = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request, or pass it on."""
-        path = _PIECE.fullmatch(scope["path"]) if scope["type"] == "http" and scope["method"] == "PATCH" else None
-        if path is None:
-            await self._app(scope, receive, send)
-            return
-        scope[ACTION], scope["path_params"] = "append_bytes", {"upload_id": path[1]}
-        request = Request(scope, receive)
-        services: Services = scope["app"].state.services
-        try:
-            response = await answered(request, partial(append, services, owner_of(scope), UUID(path[1])))
-        except ClientDisconnect as gone:
-            response = await client_gone(request, gone)
-        await response(scope, receive, send)
+    return await answered(request, partial(append, services, owner, upload_id))
 
 
 async def append(services: Services, owner: UUID, upload_id: UUID, request: Request) -> Response:

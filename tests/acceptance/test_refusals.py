@@ -48,6 +48,10 @@ def test_an_unknown_route_answers_404(client: httpx.Client, path: str) -> None:
         ("/v1/batches/{}/manifest", {"POST"}),
         ("/v1/batches/{}/files/a/b", {"PUT"}),
         ("/healthz", {"GET"}),
+        ("/docs", {"GET"}),
+        ("/docs/assets/swagger-ui.css", {"GET", "HEAD"}),
+        ("/openapi.json", {"GET", "HEAD"}),
+        ("/v1/webhooks/deliveries", {"GET"}),
     ],
 )
 def test_a_wrong_method_answers_405_and_says_all_that_are_right(
