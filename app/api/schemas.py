@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Ty
 from app.api.problems import Problem, describe
 from app.domain import batch as domain
 from app.domain.batch import BatchStatus
-from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_MANIFEST_ENTRIES, MAX_REF_BYTES
+from app.domain.limits import MAX_CONTENT_TYPE_BYTES, MAX_MANIFEST_ENTRIES, MAX_REF_CHARACTERS
 from app.domain.receiving import Action
 from app.domain.upload import Attempt as DomainAttempt
 from app.domain.upload import Refusal, UploadStatus
@@ -91,7 +91,7 @@ class ManifestEntry(BaseModel):
         str,
         Field(
             min_length=1,
-            max_length=MAX_REF_BYTES,
+            max_length=MAX_REF_CHARACTERS,
             pattern=r"^[^\x00-\x1f\x7f]*$",
             description="Your own name for it, unique in the batch; what makes a re-send safe.",
         ),

@@ -19,6 +19,7 @@ from app.domain.errors import (
     SizeExceededError,
     UnsupportedMediaTypeError,
 )
+from app.domain.limits import MAX_REF_CHARACTERS
 
 PATH: Final = "/v1/tus"
 VERSION: Final = "1.0.0"
@@ -206,8 +207,8 @@ def read_metadata(headers: Headers) -> Metadata:
     """Return `Upload-Metadata`; several fields are one (RFC 9110 §5.3).
 
     Raises InvalidHeaderError for a key that is empty, doubled or not ASCII, for a value that is not base64, for text in
-    a value with a line break or NUL, and for one of ours that is no UTF-8; NotFoundError for a `batch_id` that is no
-    id.
+    a value with a line break or NUL, for one of ours that is no UTF-8, and for a `ref` of over 255 characters;
+    NotFoundError for a `batch_id` that is no id.
     """
     raw = ",".join(headers.getlist("Upload-Metadata")).strip()
     values: dict[str, bytes] = {}
@@ -224,7 +225,11 @@ def read_metadata(headers: Headers) -> Metadata:
             )
     if len(values) > _MAX_METADATA_KEYS:
         raise InvalidHeaderError(f"Upload-Metadata has over {_MAX_METADATA_KEYS} keys.", header="Upload-Metadata")
-    batch_id = _text(values, "batch_id")
+    batch_id, ref = _text(values, "batch_id"), _text(values, "ref")
+    if ref and len(ref) > MAX_REF_CHARACTERS:
+        raise InvalidHeaderError(
+            f"Upload-Metadata has a ref of over {MAX_REF_CHARACTERS} characters.", header="Upload-Metadata"
+        )
     # The name within its folder says more than the name alone; a dropped folder's begins with a slash.
     path = _text(values, "relativePath")
     content_type = _text(values, "filetype") or _text(values, "type")
@@ -232,7 +237,7 @@ def read_metadata(headers: Headers) -> Metadata:
     return Metadata(
         raw=raw,
         batch_id=_identity(batch_id) if batch_id else None,
-        ref=_text(values, "ref"),
+        ref=ref,
         filename=name,
         content_type=media_type(content_type.encode()) if content_type else None,
     )

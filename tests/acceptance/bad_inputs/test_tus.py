@@ -160,6 +160,15 @@ def test_bad_base64_in_upload_metadata_or_cr_lf_in_a_value(server: Boatload, cli
         assert refused(answer, 400, "invalid-header")["header"] == "Upload-Metadata"
 
 
+@pytest.mark.parametrize("letter", ["x", "\N{SPARKLES}"])
+def test_a_ref_in_upload_metadata_that_is_too_long(server: Boatload, tus: Tus, letter: str) -> None:
+    """As long as a manifest takes it, it is taken; of 7,000 bytes of no order no index holds one."""
+    assert tus.create(1, upload_metadata=metadata(ref=letter * 255))
+    with unchanged(server):
+        for ref in (letter * 256, "".join(chr(0x4E00 + 37 * place % 20_000) for place in range(2400))):
+            refused(tus.post(upload_length=1, upload_metadata=metadata(ref=ref)), 400, "invalid-header")
+
+
 @pytest.mark.parametrize(
     "filename", ["../../etc/passwd", "C:\\x", "/etc/passwd", "a/../b", "a//b", "n" * 256, "bell\x07", b"\xff\xfe"]
 )
