@@ -73,7 +73,7 @@ async def newer(ctx: Context, snapshot: Snapshot, request: Request, seconds: int
 
     New is a version other than that of its `If-None-Match`, or without one, than that of `snapshot`. Nobody waits in a
     final state, or while the service stops. Raises NotFoundError where the batch is deleted meanwhile, ClientDisconnect
-    where nobody is left to hear the answer.
+    where nobody is left to hear the answer, and what is wrong with a body that came with the request.
     """
     known = request.headers.get("if-none-match")
     if snapshot.is_final or not seconds or (known is not None and not matches(known, f'"{snapshot.version}"')):
@@ -85,6 +85,7 @@ async def newer(ctx: Context, snapshot: Snapshot, request: Request, seconds: int
     try:
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
+            leaving.result()
             raise ClientDisconnect
         return waiting.result()
     finally:

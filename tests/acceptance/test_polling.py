@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support.server import Boatload
-from tests.support.wire import File, Json, connection, problem, request_head, send
+from tests.support.wire import File, Json, connection, problem, read_answer, request_head, send
 
 SMALL = File("small", b"small")
 
@@ -164,6 +164,16 @@ async def test_a_patient_client_that_goes_away_is_noticed(
             await asyncio.sleep(0.05)
     line = next(json.loads(line) for line in server.log.splitlines() if f'"{name}"' in line and '"request"' in line)
     assert line["seconds"] < 5
+
+
+async def test_a_patient_poll_whose_body_is_broken_is_told_so(server: Boatload, api: httpx.AsyncClient) -> None:
+    """Such a client is still there."""
+    url, _ = await open_batch(api)
+    async with connection(server.port) as (reader, writer):
+        writer.write(request_head("GET", url, Prefer="wait=60", Transfer_Encoding="chunked"))
+        await asyncio.sleep(0.4)
+        writer.write(b"zz\r\n")
+        problem(await asyncio.wait_for(read_answer(reader), 5), 400, "malformed-request")
 
 
 async def test_a_thousand_patient_clients_are_all_answered(api: httpx.AsyncClient) -> None:
