@@ -146,7 +146,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(ClientDisconnect, client_gone)
-    app.add_exception_handler(Exception, _unexpected_error)
 
 
 async def _boatload_error(_request: Request, error: Exception) -> Response:
@@ -195,12 +194,6 @@ async def client_gone(request: Request, _error: Exception) -> Response:
     """Nobody hears this answer; it only ends the request in good order."""
     log.info("client went away", method=request.method, path=request.url.path)
     return Response(status_code=400, headers={"Connection": "close"})
-
-
-async def _unexpected_error(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", method=request.method, path=request.url.path, exc_info=error)
-    detail = "Something went wrong here. The log of the service says what, under this request's id."
-    return answer(describe("internal-error", detail), {"Connection": "close"})  # as uvicorn does, which says nothing
 
 
 def _where(fault: ErrorDetails) -> str:

@@ -19,6 +19,10 @@ STOPPING: Final = describe(
     "stopping",
     "The service was stopped before this request came to its end. What was whole is kept; send the rest again.",
 )
+FAILED: Final = describe(
+    "internal-error",
+    "Something went wrong here. The log of the service says what, under this request's id.",
+)
 _QUIET: Final = frozenset({"/healthz", "/readyz"})
 
 
@@ -54,6 +58,11 @@ class RequestLog:
             if status:
                 raise
             await answer(STOPPING, {"Connection": "close"})(scope, receive, tagged)
+        except Exception:  # nobody behind this knows the request's id, or what a page needs to read an answer
+            if status:
+                raise  # uvicorn says so in the log, and cuts the answer short
+            log.exception("unexpected error", method=scope["method"], path=scope["path"])
+            await answer(FAILED, {"Connection": "close"})(scope, receive, tagged)
         finally:
             if scope["path"] not in _QUIET:
                 seconds = round(time.perf_counter() - started, 4)

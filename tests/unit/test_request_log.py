@@ -91,10 +91,27 @@ async def test_probes_are_not_logged(path: str) -> None:
     assert not lines
 
 
-async def test_a_request_that_fails_is_logged_and_its_error_goes_on() -> None:
+async def test_a_request_that_fails_is_logged_and_answered_under_its_id() -> None:
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        sent = await call(RequestLog(failing), x_request_id=b"abc")
+    assert [(line["event"], line["request_id"]) for line in lines] == [("unexpected error", "abc"), ("request", "abc")]
+    assert (lines[0]["log_level"], lines[0]["exc_info"]) == ("error", True)
+    assert lines[1]["status"] == sent[0]["status"] == 500
+    assert request_id(sent) == b"abc"
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["type"] == "/problems/internal-error"
+    assert b"on purpose" not in sent[1]["body"]
+
+
+async def failing_late(scope: Scope, receive: Receive, send: Send) -> None:
+    await answering(scope, receive, send)
+    await failing(scope, receive, send)
+
+
+async def test_an_answer_that_fails_on_its_way_is_left_to_the_server() -> None:
     with capture_logs() as lines, pytest.raises(RuntimeError, match="on purpose"):
-        await call(RequestLog(failing))
-    assert [line["status"] for line in lines] == [0]
+        await call(RequestLog(failing_late))
+    assert [line["status"] for line in lines] == [207]
 
 
 async def endless(scope: Scope, receive: Receive, send: Send) -> None:
