@@ -43,6 +43,10 @@ _LOST: Final = (
     asyncpg.InternalClientError,
 )
 _CONNECTING: Final = (*_LOST, OSError)
+# Where nothing else is possible, these make a plan so dear that it would be compiled.
+_BY_INDEX: Final = """
+    SET enable_seqscan = off; SET enable_sort = off; SET enable_incremental_sort = off; SET jit = off
+"""
 _JOINED: Final["ContextVar[tuple[Database, Connection] | None]"] = ContextVar("boatload_joined", default=None)
 
 
@@ -64,7 +68,7 @@ class Database:
                 dsn,
                 min_size=1,
                 max_size=size,
-                init=_prefer_indexes,
+                init=look_up_by_index,
                 reset=_nothing,
                 timeout=ACQUIRE_SECONDS,
                 command_timeout=COMMAND_SECONDS,
@@ -132,12 +136,13 @@ def translated(errors: tuple[type[Exception], ...] = _LOST) -> Generator[None]:
         raise
 
 
-async def _prefer_indexes(connection: "Connection") -> None:
-    """Keep the planner from sorting what comes half sorted by another index.
+async def look_up_by_index(connection: "Connection") -> None:
+    """Keep the planner from reading a table whole, and from sorting what an index has in order.
 
-    Where statistics are older than a batch, it takes what that holds for a few rows, and reads all of them.
+    It does both where a table is small or its statistics are old; the plan is kept, and the table grows. Foreign keys
+    are checked by such plans as well.
     """
-    await connection.execute("SET enable_incremental_sort = off")
+    await connection.execute(_BY_INDEX)
 
 
 async def _nothing(_connection: "Connection") -> None:

@@ -18,6 +18,7 @@ from pgqueuer.adapters.persistence.qb import QueryBuilderEnvironment, QueryQueue
 from pgqueuer.domain.settings import DBSettings
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from app.db.pool import look_up_by_index
 from app.domain.errors import BoatloadError
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ async def consume(dsn: str, handle: Callable[[list[UUID]], Awaitable[None]], sto
                 server_settings={"application_name": "boatload-worker"},
             )
             try:
+                await look_up_by_index(connection)
                 log.info("queue is back" if lost else "queue connected")
                 lost = False
                 await _consume_on(connection, handle, stop, begun)

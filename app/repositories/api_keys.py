@@ -31,10 +31,12 @@ REVOKE: Final[LiteralString] = (
 # In the order of ids, so that two processes that write the same keys do not wait for each other in a circle.
 NOTE_USES: Final[LiteralString] = """
     WITH used AS (
-        SELECT k.id, u.at FROM api_keys k JOIN unnest($1::uuid[], $2::timestamptz[]) AS u (id, at) ON u.id = k.id
-        ORDER BY k.id FOR NO KEY UPDATE OF k
+        SELECT k.id, u.at
+        FROM (SELECT id, at FROM unnest($1::uuid[], $2::timestamptz[]) AS v (id, at) ORDER BY id) u
+        CROSS JOIN LATERAL (SELECT id FROM api_keys WHERE id = u.id LIMIT 1 FOR NO KEY UPDATE) k
     )
-    UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at) FROM used WHERE k.id = used.id
+    UPDATE api_keys k SET last_used_at = greatest(k.last_used_at, used.at) FROM used
+    WHERE k.id = used.id AND used.id IS NOT DISTINCT FROM used.id
 """
 
 

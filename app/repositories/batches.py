@@ -35,11 +35,13 @@ INSERT: Final[LiteralString] = (
     + COUNTING
 )
 
-FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id = $2"
+FIND: Final[LiteralString] = (
+    "SELECT " + COLUMNS + " FROM upload_batches WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2"
+)
 
-BY_IDS: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = ANY($1::uuid[])"
+BY_IDS: Final[LiteralString] = "SELECT " + COLUMNS + " FROM upload_batches WHERE id = ANY($1::uuid[]) ORDER BY id"
 PROCESSORS_OF: Final[LiteralString] = """
-    SELECT id, processors FROM upload_batches WHERE id = ANY($1::uuid[]) AND processors IS NOT NULL
+    SELECT id, processors FROM upload_batches WHERE id = ANY($1::uuid[]) AND processors IS NOT NULL ORDER BY id
 """
 
 LIST: Final[LiteralString] = (
@@ -63,7 +65,7 @@ LOCK: Final[LiteralString] = (
 )
 
 LOCK_OWNED: Final[LiteralString] = (
-    "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = $1 AND user_id = $2 FOR UPDATE"""
+    "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2 FOR UPDATE"""
 )
 
 SAVE: Final[LiteralString] = (
@@ -86,7 +88,7 @@ SAVE: Final[LiteralString] = (
             successful_uploads, failed_uploads, cancelled_uploads, total_bytes, received_bytes, error_message,
             version, started_at, sealed_at, completed_at, updated_at
         )
-        WHERE b.id = v.id
+        WHERE b.id = v.id AND v.id IS NOT DISTINCT FROM v.id
         RETURNING b.id, b.version
     )
     SELECT pg_notify('boatload_batches', id::text || ' ' || version::text), """

@@ -32,7 +32,7 @@ DELETE_EXPIRED: Final[LiteralString] = """
     WITH expired AS (
         SELECT id FROM idempotency_keys WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED
     )
-    DELETE FROM idempotency_keys k USING expired e WHERE k.id = e.id RETURNING k.id
+    DELETE FROM idempotency_keys k USING expired e WHERE k.id = e.id AND e.id IS NOT DISTINCT FROM e.id RETURNING k.id
 """
 
 

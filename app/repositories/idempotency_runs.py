@@ -26,7 +26,7 @@ GO_ON: Final[LiteralString] = """
     UPDATE idempotency_keys k SET parts = v.parts, body = v.body, expires_at = v.expires_at
     FROM unnest($1::uuid[], $2::int[], $3::int[], $4::bytea[], $5::timestamptz[])
         AS v (id, first, parts, body, expires_at)
-    WHERE k.id = v.id AND k.parts = v.first AND k.body IS NULL
+    WHERE k.id = v.id AND v.id IS NOT DISTINCT FROM v.id AND k.parts = v.first AND k.body IS NULL
     RETURNING k.id
 """
 

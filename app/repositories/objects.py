@@ -21,8 +21,11 @@ HOLD: Final[LiteralString] = "SELECT id FROM objects WHERE id = ANY($1::uuid[]) 
 
 PAGE: Final[LiteralString] = """
     SELECT
-        o.id, EXISTS (SELECT FROM uploads u WHERE u.object_id = o.id)
-            OR EXISTS (SELECT FROM uploads u WHERE u.thumbnail_object_id = o.id) AS used
+        o.id, coalesce(
+            (SELECT true FROM uploads u WHERE u.object_id = o.id LIMIT 1),
+            (SELECT true FROM uploads u WHERE u.thumbnail_object_id = o.id LIMIT 1),
+            false
+        ) AS used
     FROM (SELECT id FROM objects WHERE id > $1 ORDER BY id LIMIT $2) o
     ORDER BY o.id
 """

@@ -23,16 +23,16 @@ FIND: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + MORE
-    + """, b.status AS batch_status FROM uploads u LEFT JOIN upload_batches b ON b.id = u.batch_id
-    WHERE u.id = $1 AND u.user_id = $2"""
+    + """, (SELECT b.status FROM upload_batches b WHERE b.id = u.batch_id) AS batch_status
+    FROM uploads u WHERE u.id = $1 AND u.user_id IS NOT DISTINCT FROM $2"""
 )
 
 FIND_REF: Final[LiteralString] = (
     "SELECT "
     + COLUMNS
     + MORE
-    + """, b.status AS batch_status FROM uploads u JOIN upload_batches b ON b.id = u.batch_id
-    WHERE u.batch_id = $1 AND u.ref = $2 AND u.user_id = $3"""
+    + """, (SELECT b.status FROM upload_batches b WHERE b.id = u.batch_id) AS batch_status
+    FROM uploads u WHERE u.batch_id = $1 AND u.ref = $2 AND u.user_id IS NOT DISTINCT FROM $3"""
 )
 
 BY_IDS: Final[LiteralString] = (
@@ -93,7 +93,7 @@ WRITE: Final[LiteralString] = """
         id, status, size_bytes, received_bytes, sha256, error, object_id, object_offset, batch_version, updated_at,
         completed_at
     )
-    WHERE u.id = v.id
+    WHERE u.id = v.id AND v.id IS NOT DISTINCT FROM v.id
 """
 """A file that was refused as it came was never declared: it expires from the moment it is to be sent again."""
 
@@ -126,7 +126,7 @@ compared by IS NOT DISTINCT FROM leads no planner to the indexes of states."""
 ASK: Final[LiteralString] = "UPDATE uploads SET takeover = $2 WHERE id = $1"
 
 WATCH: Final[LiteralString] = """
-    SELECT id, takeover, status = 'receiving' AS receiving FROM uploads WHERE id = ANY($1::uuid[])
+    SELECT id, takeover, status = 'receiving' AS receiving FROM uploads WHERE id = ANY($1::uuid[]) ORDER BY id
 """
 
 HELD: Final[LiteralString] = """
@@ -181,8 +181,10 @@ EXPIRED: Final[LiteralString] = """
 DELETE_EXPIRED_PARTS: Final[LiteralString] = (
     """
     WITH deleted AS (
-        DELETE FROM uploads WHERE id = ANY($1::uuid[]) AND partial AND status = 'receiving' AND expires_at <= $2
-        RETURNING user_id, status, size_bytes, received_bytes, object_id
+        DELETE FROM uploads u USING unnest($1::uuid[]) AS v (id)
+        WHERE u.id = v.id AND v.id IS NOT DISTINCT FROM v.id AND u.partial
+          AND u.status IS NOT DISTINCT FROM 'receiving' AND u.expires_at <= $2
+        RETURNING u.user_id, u.status, u.size_bytes, u.received_bytes, u.object_id
     )
     SELECT user_id, """
     + HOLDING

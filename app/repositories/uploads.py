@@ -46,7 +46,9 @@ INSERT: Final[LiteralString] = """
 Kinds have no nulls and no texts, because only then PostgreSQL finds an element without walking the whole array.
 """
 
-FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM uploads u WHERE u.id = $1 AND u.user_id = $2"
+FIND: Final[LiteralString] = (
+    "SELECT " + COLUMNS + " FROM uploads u WHERE u.id = $1 AND u.user_id IS NOT DISTINCT FROM $2"
+)
 
 LIST: Final[LiteralString] = (
     "SELECT "
@@ -93,7 +95,9 @@ LEAVE: Final[LiteralString] = """
 """
 """The foreign key would let them go as well, but not raise the version, which is the ETag of each."""
 
-DELETE: Final[LiteralString] = "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id = $2 RETURNING " + COLUMNS
+DELETE: Final[LiteralString] = (
+    "DELETE FROM uploads u WHERE u.id = $1 AND u.user_id IS NOT DISTINCT FROM $2 RETURNING " + COLUMNS
+)
 
 DELETE_ALL: Final[LiteralString] = (
     """

@@ -18,7 +18,9 @@ COLUMNS: Final[LiteralString] = """
     id, user_id, batch_id, endpoint_id, type, url, status, log, reason, created_at, due_at, finished_at
 """
 
-FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM webhook_deliveries WHERE id = $1 AND user_id = $2"
+FIND: Final[LiteralString] = (
+    "SELECT " + COLUMNS + " FROM webhook_deliveries WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2"
+)
 
 LIST: Final[LiteralString] = (
     "SELECT "
@@ -67,7 +69,7 @@ CLAIM: Final[LiteralString] = """
         attempts = d.attempts + 1, sending = true, due_at = now() + $1,
         log = CASE WHEN jsonb_array_length(d.log) < 50 THEN d.log ELSE d.log - 0 END
             || jsonb_build_object('number', d.attempts + 1, 'at', now())
-    FROM due WHERE d.id = due.id
+    FROM due WHERE d.id = due.id AND due.id IS NOT DISTINCT FROM due.id
     RETURNING d.id, d.user_id, d.endpoint_id, d.url, d.receiver, d.payload, d.attempts, d.failures, d.begun_at
 """
 """The next few of each receiver, found by stepping from receiver to receiver: what a slow one has waiting is not read.
@@ -100,7 +102,7 @@ REDELIVER: Final[LiteralString] = (
     UPDATE webhook_deliveries SET
         status = 'pending', reason = NULL, finished_at = NULL, failures = 0, begun_at = now(),
         due_at = CASE WHEN sending THEN greatest(due_at, now()) ELSE now() END
-    WHERE id = $1 AND user_id = $2
+    WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2
     RETURNING """
     + COLUMNS
 )

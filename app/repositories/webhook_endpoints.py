@@ -17,7 +17,9 @@ INSERT: Final[LiteralString] = """
     INSERT INTO webhook_endpoints (id, user_id, url, events, created_at) VALUES ($1, $2, $3, $4, $5)
 """
 
-FIND: Final[LiteralString] = "SELECT " + COLUMNS + " FROM webhook_endpoints WHERE id = $1 AND user_id = $2"
+FIND: Final[LiteralString] = (
+    "SELECT " + COLUMNS + " FROM webhook_endpoints WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2"
+)
 
 LIST: Final[LiteralString] = "SELECT " + COLUMNS + " FROM webhook_endpoints WHERE user_id = $1 ORDER BY created_at, id"
 
@@ -25,7 +27,9 @@ DISABLE: Final[LiteralString] = (
     "UPDATE webhook_endpoints SET disabled_at = coalesce(disabled_at, $2) WHERE id = $1 RETURNING id"
 )
 
-DELETE: Final[LiteralString] = "DELETE FROM webhook_endpoints WHERE id = $1 AND user_id = $2 RETURNING " + COLUMNS
+DELETE: Final[LiteralString] = (
+    "DELETE FROM webhook_endpoints WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2 RETURNING " + COLUMNS
+)
 
 
 class WebhookEndpoints:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from app.db.pool import Connection
 
 BATCHES_OF: Final[LiteralString] = """
-    SELECT DISTINCT batch_id FROM uploads WHERE id = ANY($1::uuid[]) AND batch_id IS NOT NULL
+    SELECT batch_id FROM uploads WHERE id = ANY($1::uuid[]) ORDER BY id
 """
 
 CLAIM: Final[LiteralString] = (
@@ -30,8 +30,8 @@ CLAIM: Final[LiteralString] = (
             status = 'processing' AND attempts - attempts_before >= $4 AS spent
         FROM uploads
         WHERE id = ANY($1::uuid[]) AND (
-            (status = 'pending' AND (retry_at IS NULL OR retry_at <= now()))
-            OR (status = 'processing' AND lease_expires_at < now())
+            (status IS NOT DISTINCT FROM 'pending' AND (retry_at IS NULL OR retry_at <= now()))
+            OR (status IS NOT DISTINCT FROM 'processing' AND lease_expires_at < now())
         )
         ORDER BY id
         FOR UPDATE
@@ -59,18 +59,21 @@ CLAIM: Final[LiteralString] = (
 
 RENEW: Final[LiteralString] = """
     WITH ours AS (
-        SELECT u.id, u.attempts FROM uploads u
-        JOIN unnest($1::uuid[], $2::int[]) AS r (id, attempt) ON u.id = r.id AND u.attempts = r.attempt
-        WHERE u.lease_expires_at IS NOT NULL
+        SELECT r.id, r.attempt FROM unnest($1::uuid[], $2::int[]) AS r (id, attempt) CROSS JOIN LATERAL (
+            SELECT FROM uploads u WHERE u.id = r.id AND u.attempts = r.attempt AND u.lease_expires_at IS NOT NULL
+            LIMIT 1
+        ) u
     ), free AS (
-        SELECT u.id FROM uploads u
-        JOIN unnest($1::uuid[], $2::int[]) AS r (id, attempt) ON u.id = r.id AND u.attempts = r.attempt
-        WHERE u.lease_expires_at IS NOT NULL
-        FOR NO KEY UPDATE OF u SKIP LOCKED
+        SELECT r.id FROM unnest($1::uuid[], $2::int[]) AS r (id, attempt) CROSS JOIN LATERAL (
+            SELECT FROM uploads u WHERE u.id = r.id AND u.attempts = r.attempt AND u.lease_expires_at IS NOT NULL
+            LIMIT 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) u
     ), renewed AS (
-        UPDATE uploads u SET lease_expires_at = now() + $3 FROM free WHERE u.id = free.id
+        UPDATE uploads u SET lease_expires_at = now() + $3 FROM free
+        WHERE u.id = free.id AND free.id IS NOT DISTINCT FROM free.id
     )
-    SELECT id, attempts FROM ours
+    SELECT id, attempt FROM ours
 """
 """Waits for no lock, so that it can be part of no deadlock: a row that is locked is just being ended, or taken away,
 and if it is not after all, the next renewal comes in time.
@@ -92,7 +95,8 @@ FINISH: Final[LiteralString] = """
             id, attempt, status, detected_type, width, height, metadata, error, version, thumbnail_object_id,
             thumbnail_offset, thumbnail_bytes
         )
-        WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
+        WHERE u.id = r.id AND r.id IS NOT DISTINCT FROM r.id AND u.lease_expires_at IS NOT NULL
+          AND u.attempts = r.attempt
         RETURNING u.id, u.batch_id, u.status, u.attempts, u.error
     ), noted AS (
         INSERT INTO upload_attempts (upload_id, attempt, ended_at, code, detail, worker)
@@ -112,7 +116,8 @@ RELEASE: Final[LiteralString] = """
             updated_at = $1, batch_version = coalesce(r.version, u.batch_version + 1)
         FROM unnest($3::uuid[], $4::int[], $5::interval[], $6::int[], $7::jsonb[], $8::bigint[])
             AS r (id, attempt, delay, excused, error, version)
-        WHERE u.id = r.id AND u.lease_expires_at IS NOT NULL AND u.attempts = r.attempt
+        WHERE u.id = r.id AND r.id IS NOT DISTINCT FROM r.id AND u.lease_expires_at IS NOT NULL
+          AND u.attempts = r.attempt
         RETURNING u.id, u.batch_id, u.attempts, u.retry_at, r.error
     ), noted AS (
         INSERT INTO upload_attempts (upload_id, attempt, ended_at, code, detail, worker)
@@ -123,7 +128,8 @@ RELEASE: Final[LiteralString] = """
 """
 
 IN_BATCH: Final[LiteralString] = """
-    SELECT count(*) FILTER (WHERE batch_id = $2) AS known FROM uploads WHERE id = ANY($1::uuid[])
+    SELECT count(*) FILTER (WHERE batch_id = $2) AS known
+    FROM (SELECT batch_id FROM uploads WHERE id = ANY($1::uuid[]) ORDER BY id) u
 """
 
 RETRY_ALL: Final[LiteralString] = """
@@ -135,11 +141,13 @@ RETRY_ALL: Final[LiteralString] = """
 """
 
 RETRY_CHOSEN: Final[LiteralString] = """
-    UPDATE uploads SET
-        status = 'pending', attempts_before = attempts, error = NULL, completed_at = NULL, queued_at = now(),
+    UPDATE uploads u SET
+        status = 'pending', attempts_before = u.attempts, error = NULL, completed_at = NULL, queued_at = now(),
         updated_at = $2, batch_version = $3
-    WHERE id = ANY($1::uuid[]) AND status = 'failed' AND object_id IS NOT NULL
-    RETURNING id
+    FROM unnest($1::uuid[]) AS r (id)
+    WHERE u.id = r.id AND r.id IS NOT DISTINCT FROM r.id AND u.status IS NOT DISTINCT FROM 'failed'
+      AND u.object_id IS NOT NULL
+    RETURNING u.id
 """
 
 SWEEP_ALONE: Final[LiteralString] = "SELECT pg_try_advisory_xact_lock(4711820331) AS alone"
@@ -238,7 +246,8 @@ class Work:
 
     async def batches_of(self, upload_ids: Iterable[UUID]) -> list[UUID]:
         """Return the batches, each once, that the uploads are in at this moment."""
-        return [row["batch_id"] for row in await self._connection.fetch(BATCHES_OF, list(upload_ids))]
+        rows = await self._connection.fetch(BATCHES_OF, list(upload_ids))
+        return list({row["batch_id"] for row in rows} - {None})
 
     async def claim(
         self,
@@ -278,7 +287,7 @@ class Work:
         rows = await self._connection.fetch(
             RENEW, [upload_id for upload_id, _ in attempts], [number for _, number in attempts], lease
         )
-        return {(row["id"], row["attempts"]) for row in rows}
+        return {(row["id"], row["attempt"]) for row in rows}
 
     async def finish(
         self, finished: Sequence[Finished], *, versions: Mapping[UUID, int], now: datetime, worker: str

@@ -9,7 +9,7 @@ from typing import Final
 from tests.integration.test_repositories_statements import STATEMENTS
 
 BOUND: Final = re.compile(
-    r"\b(?:\w\.)?user_id = (?:ANY\()?\$\d"  # rows of the owner that is given
+    r"\b(?:\w\.)?user_id (?:=|IS NOT DISTINCT FROM) (?:ANY\()?\$\d"  # rows of the owner that is given
     r"|\(\w\.user_id, [\w., ]+\) >= \(\$\d"  # the same, as a range of an index
     r"|\$\d::uuid AS user_id\b"
     r"|\be\.user_id = b\.user_id\b"  # what the owner of each batch has
