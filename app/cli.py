@@ -92,7 +92,12 @@ def serve(
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         app = create_app(settings, dsn)
         config = uvicorn.Config(
-            BodyDeadlines(app, seconds=settings.body_seconds, bytes_per_second=settings.body_bytes_per_second),
+            BodyDeadlines(
+                app,
+                seconds=settings.body_seconds,
+                bytes_per_second=settings.body_bytes_per_second,
+                max_bytes=settings.max_request_bytes,
+            ),
             host=settings.host,
             port=settings.port,
             http=protocol(  # type: ignore[arg-type]  # called, whatever it is

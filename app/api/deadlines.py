@@ -1,4 +1,4 @@
-"""The body of a request as the application reads it: in time, or broken off; and the end of what nobody read.
+"""The body of a request as the application reads it: in time and within its limit, or broken off; and its end.
 
 uvicorn waits for a body for ever, drops what had arrived when a connection ends, and reads to its end what is refused.
 """
@@ -9,20 +9,24 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.connection import CYCLE
+from app.domain.errors import RequestTooLargeError
 from app.domain.request_errors import RequestTimeoutError
 
 
 class BodyDeadlines:
     """ASGI middleware around the application, right behind uvicorn.
 
+    A body has at most `max_bytes`, whichever operation it is for.
+
     The clock runs only while the application waits for bytes: whoever is kept waiting by us is not late. It may wait
     `seconds` in all; each byte that comes wins 1 / `bytes_per_second` of that back.
     """
 
-    def __init__(self, app: ASGIApp, *, seconds: float, bytes_per_second: float) -> None:
+    def __init__(self, app: ASGIApp, *, seconds: float, bytes_per_second: float, max_bytes: int) -> None:
         self._app: Final = app
         self._seconds: Final = seconds
         self._bytes_per_second: Final = bytes_per_second
+        self._max_bytes: Final = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request; `receive` is a method of uvicorn's cycle."""
@@ -37,26 +41,33 @@ class BodyDeadlines:
                 cycle.keep_alive = False  # nobody reads the rest
             await send(message)
 
-        body = _Body(cycle, receive, self._seconds, self._bytes_per_second)
+        body = _Body(cycle, receive, self._seconds, self._bytes_per_second, self._max_bytes)
         await self._app(scope, body.receive, send_on)
 
 
 class _Body:
     """The body of one request, `receive` by `receive`."""
 
-    def __init__(self, cycle: Any, receive: Receive, seconds: float, bytes_per_second: float) -> None:  # noqa: ANN401 - uvicorn's
+    def __init__(self, cycle: Any, receive: Receive, seconds: float, bytes_per_second: float, max_bytes: int) -> None:  # noqa: ANN401 - uvicorn's
         self._cycle: Final = cycle
         self._receive: Final = receive
         self._seconds: Final = seconds
         self._bytes_per_second: Final = bytes_per_second
+        self._max_bytes: Final = max_bytes
         self._left = seconds
+        self._asked = False
+        self._received = 0
 
     async def receive(self) -> Message:
         """Return the next bytes, and the end of a connection behind all bytes that came before it.
 
-        Raises RequestTimeoutError for a client that is late, and what the protocol found wrong with what came.
+        Raises RequestTimeoutError for a client that is late, RequestTooLargeError for one that sends too much, or says
+        so, and what the protocol found wrong with what came.
         """
         cycle = self._cycle
+        if not self._asked:
+            self._asked = True
+            self._check_size(int(dict(cycle.scope["headers"]).get(b"content-length", b"0")))
         fault = getattr(cycle, "fault", None)
         if fault is not None and not cycle.body:
             raise fault
@@ -64,11 +75,17 @@ class _Body:
         message = await (self._receive_in_time() if awaited else self._receive())
         if message["type"] == "http.disconnect":
             return self._rest() or message
+        self._received += len(message["body"])
+        self._check_size(self._received)
         if message["body"] or not message["more_body"]:
             self._left = min(self._seconds, self._left + len(message["body"]) / self._bytes_per_second)
         elif self._left <= 0:
             raise RequestTimeoutError("The body came too slowly, or not at all.")
         return message
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise RequestTooLargeError(f"The body is over {self._max_bytes} bytes.", max_request_bytes=self._max_bytes)
 
     async def _receive_in_time(self) -> Message:
         """Wait for bytes as long as the client has; then uvicorn is made to say that there are none."""

@@ -20,7 +20,7 @@ from app.domain.upload import Upload, UploadStatus
 async def put_file(services: Services, owner: UUID, batch_id: UUID, request: Request) -> Response:
     """Store the body under the path behind `/files/`, and answer."""
     raw: bytes = request.scope["raw_path"]
-    name = unquote_to_bytes(raw.partition(b"/files/")[2])  # decoded once, and not as text yet
+    name = unquote_to_bytes(raw).partition(b"/files/")[2]  # decoded once, and not as text yet
 
     async def put(body: RawBody) -> tuple[Upload, bool]:
         path = parse_filename(name)

@@ -80,12 +80,21 @@ async def test_a_path_that_is_no_file_name_is_refused(server: Boatload, path: st
         assert all_uploads(client, batch) == []
 
 
-async def test_a_path_is_decoded_once(server: Boatload) -> None:
+@pytest.mark.parametrize(
+    ("path", "ref"),
+    [
+        ("/files/%2520%C3%A9?q=1", "%20é"),
+        ("/files/a/files/b", "a/files/b"),
+        ("/f%69les/a/files/b", "a/files/b"),
+        ("%2Ffiles%2Fa", "a"),
+    ],
+)
+async def test_a_path_is_decoded_once(server: Boatload, path: str, ref: str) -> None:
     with server.client() as client:
         batch = opened(client)
     async with connection(server.port) as (reader, writer):
-        writer.write(request_head("PUT", f"{batch}/files/%2520%C3%A9?q=1", Content_Length=1) + b"x")
-        assert (await read_answer(reader)).json()["ref"] == "%20é"
+        writer.write(request_head("PUT", f"{batch}{path}", Content_Length=1) + b"x")
+        assert (await read_answer(reader)).json()["ref"] == ref
 
 
 def test_curl_puts_a_file(server: Boatload, client: httpx.Client, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.support.wire import connection, read_answer, request_head
 
 SECONDS: Final = 1.0
 LEAST: Final = 1000
+MOST: Final = 1 << 41
 Act = Callable[[Scope, Receive], Awaitable[Any]]
 
 
@@ -58,7 +59,7 @@ async def not_read(_scope: Scope, _receive: Receive) -> str:
 async def serving(app: ASGIApp, *, seconds: float = SECONDS) -> AsyncIterator[int]:
     """Serve in this loop, and lend the port."""
     config = uvicorn.Config(
-        BodyDeadlines(app, seconds=seconds, bytes_per_second=LEAST),
+        BodyDeadlines(app, seconds=seconds, bytes_per_second=LEAST, max_bytes=MOST),
         port=0,
         http=protocol(head_seconds=seconds, unread_seconds=seconds, unread_bytes_per_second=LEAST),  # type: ignore[arg-type]
         timeout_keep_alive=seconds,  # type: ignore[arg-type]
@@ -284,5 +285,5 @@ async def test_a_message_type_of_its_own_passes() -> None:
     async def nowhere(message: Message) -> None:
         raise AssertionError(message)
 
-    await BodyDeadlines(app, seconds=1, bytes_per_second=1)({"type": "lifespan"}, nothing, nowhere)
+    await BodyDeadlines(app, seconds=1, bytes_per_second=1, max_bytes=1)({"type": "lifespan"}, nothing, nowhere)
     assert seen == ["lifespan"]

@@ -1,13 +1,16 @@
 """More bytes than the operator allows, whether a length says so before or the bytes themselves do."""
 
 import asyncio
+from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from tests.support.bad_inputs import MAX_FILE_BYTES, MAX_REQUEST_BYTES, opened
 from tests.support.census import unchanged
-from tests.support.server import Boatload
+from tests.support.postgres import Servers
+from tests.support.server import Boatload, serving
+from tests.support.tus import BODY, VERSION, Tus
 from tests.support.wire import (
     CONTENT_TYPE,
     FORM,
@@ -48,6 +51,35 @@ def test_a_body_of_just_the_request_limit(server: Boatload, client: httpx.Client
     with unchanged(server, batches=1, completed=2):
         answer = client.post("/v1/uploads", content=iter([body]) if chunked else body, headers=FORM)
         assert verdicts(answer.json()["results"]) == ["taken"] * 2
+
+
+@pytest.fixture(scope="module")
+def narrow(postgres_servers: Servers) -> Iterator[Boatload]:
+    """A server whose files may be bigger than its bodies."""
+    with serving(database_url=postgres_servers.get("18").create_migrated(), max_request_bytes=100_000) as made:
+        yield made
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["sized", "chunked"])
+@pytest.mark.parametrize("door", ["path", "content", "tus", "json"])
+def test_a_body_past_the_request_limit_at_the_other_doors(narrow: Boatload, door: str, *, chunked: bool) -> None:
+    data = b" " * 100_001
+    with narrow.client() as client:
+        batch = opened(client)
+        entry = {"ref": "a", "filename": "a", "size_bytes": len(data)}
+        [declared] = client.post(f"{batch}/manifest", json={"entries": [entry]}).json()["entries"]
+        tus = Tus(client).create(len(data), batch=batch.rpartition("/")[2])
+        method, url, headers = {
+            "path": ("PUT", f"{batch}/files/b", {}),
+            "content": ("PUT", declared["content_url"], {}),
+            "tus": ("PATCH", tus, VERSION | BODY | {"upload-offset": "0"}),
+            "json": ("POST", f"{batch}/manifest", {"content-type": "application/json"}),
+        }[door]
+        with unchanged(narrow, besides=["changes"]):
+            content = iter([data[:60_000], data[60_000:]]) if chunked else data
+            answer = client.request(method, url, content=content, headers=headers)
+            assert problem(answer, 413, "request-too-large")["max_request_bytes"] == 100_000
+        assert client.request(method, url, content=b"{}", headers=headers).status_code in {200, 201, 204}
 
 
 @pytest.mark.parametrize("size", [65 * 2**30, 2**63 - 1, 10**30])
