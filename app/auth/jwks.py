@@ -23,6 +23,8 @@ STALE_SECONDS: Final = 3600.0
 PAUSE_SECONDS: Final = 10.0
 """Between two tries to fetch, whatever is asked for."""
 _FETCH_SECONDS: Final = 5.0
+_PATIENCE_SECONDS: Final = 0.5
+"""How long a key that is known waits to be confirmed."""
 _MOST_BYTES: Final = 1 << 20
 _NEVER: Final = -1e9
 _KINDS: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "EdDSA": "OKP"}
@@ -51,42 +53,53 @@ class KeySet:
         self._url: Final = url
         self._kind: Final = _KINDS[family]
         self._now: Final = now
-        self._lock: Final = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._keys: Mapping[str | None, Jwk] = {}
         self._fetched = self._tried = _NEVER
 
     async def find(self, kid: str | None) -> Jwk | None:
         """Return the key of that id, or the only key for None; None where the issuer has no such key.
 
-        Raises IssuerUnavailableError where nobody can tell.
+        An issuer that hangs keeps nobody waiting for long whose key is here. Raises IssuerUnavailableError where nobody
+        can tell.
         """
-        if self._now() > self._fetched + FRESH_SECONDS or self._chosen(kid) is None:
-            await self._refresh()
-        is_current = self._fetched >= self._tried
-        found = self._chosen(kid) if self._now() <= self._fetched + STALE_SECONDS else None
-        if found is None and not is_current:
+        found = self._usable(kid)
+        is_old = self._now() > self._fetched + FRESH_SECONDS
+        if (found is None or is_old) and (refreshing := self._refresh()):
+            await asyncio.wait([refreshing], timeout=None if found is None else _PATIENCE_SECONDS)
+            found = self._usable(kid)
+        if found is None and self._fetched < self._tried:
             raise IssuerUnavailableError
         return found
+
+    def _usable(self, kid: str | None) -> Jwk | None:
+        return self._chosen(kid) if self._now() <= self._fetched + STALE_SECONDS else None
 
     def _chosen(self, kid: str | None) -> Jwk | None:
         if kid is None and len(self._keys) == 1:
             return next(iter(self._keys.values()))
         return self._keys.get(kid)
 
-    async def _refresh(self) -> None:
-        """Fetch the keys, unless that was tried a moment ago; what is known stays where it fails."""
-        async with self._lock:
-            if self._now() < self._tried + PAUSE_SECONDS:
-                return
-            self._tried = self._now()
-            try:
-                self._keys = await asyncio.to_thread(self._fetch)
-            except _FAULTS as error:
-                # Without what may be a secret in it: credentials and query.
-                shown = self._url.partition("?")[0].rpartition("@")[2]
-                log.warning("keys of an issuer not fetched", url=shown, error=f"{type(error).__name__}: {error}")
-            else:
-                self._fetched = self._now()
+    def _refresh(self) -> "asyncio.Task[None] | None":
+        """Return the task that fetches the keys, a new one unless that was tried a moment ago; None where none runs."""
+        if self._refreshing is not None and not self._refreshing.done():
+            return self._refreshing
+        if self._now() < self._tried + PAUSE_SECONDS:
+            return None
+        self._tried = self._now()
+        self._refreshing = asyncio.create_task(self._replace_keys(), name="keys of an issuer")
+        return self._refreshing
+
+    async def _replace_keys(self) -> None:
+        """Fetch the keys; what is known stays where it fails."""
+        try:
+            self._keys = await asyncio.to_thread(self._fetch)
+        except _FAULTS as error:
+            # Without what may be a secret in it: credentials and query.
+            shown = self._url.partition("?")[0].rpartition("@")[2]
+            log.warning("keys of an issuer not fetched", url=shown, error=f"{type(error).__name__}: {error}")
+        else:
+            self._fetched = self._now()
 
     def _fetch(self) -> dict[str | None, Jwk]:
         deadline = time.monotonic() + _FETCH_SECONDS

@@ -36,7 +36,10 @@ def by_hand(header: dict[str, Any], claims: dict[str, Any], signature: bytes = b
 
 
 class Issuer:
-    """The issuer at `url`. `keys` are given out by their ids; `asked` is how often; `is_down`: not given out."""
+    """The issuer at `url`. `keys` are given out by their ids; `asked` is how often; `is_down`: not given out.
+
+    It answers only while `answers` is set.
+    """
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
@@ -44,6 +47,8 @@ class Issuer:
         self.keys: dict[str, RSAPrivateKey] = {"one": self.key}
         self.asked = 0
         self.is_down = False
+        self.answers: Final = threading.Event()
+        self.answers.set()
 
     def claims(self, **changes: object) -> dict[str, Any]:
         """What a good token says, but for `changes`; None leaves a claim out."""
@@ -82,6 +87,7 @@ def issuing() -> Iterator[Issuer]:
 
         def do_GET(self) -> None:
             issuer.asked += 1
+            issuer.answers.wait(30)
             body = json.dumps({"keys": [jwk_of(key, kid) for kid, key in issuer.keys.items()]}).encode()
             self.send_response(500 if issuer.is_down else 200)
             self.send_header("Content-Type", "application/json")
@@ -96,6 +102,7 @@ def issuing() -> Iterator[Issuer]:
     try:
         yield issuer
     finally:
+        issuer.answers.set()
         server.shutdown()
         thread.join()
         server.server_close()
