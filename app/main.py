@@ -77,9 +77,9 @@ def create_app(settings: Settings, dsn: str) -> FastAPI:
     operations = Operations([route for one in _ROUTERS for route in one.routes if isinstance(route, APIRoute)])
     problems.install(app)
     app.add_middleware(Lanes, operations=operations)
-    app.add_middleware(AuditTrail)
     if limits := RateLimits.of(settings):
         app.add_middleware(RateLimits, limits=limits)
+    app.add_middleware(AuditTrail)
     app.add_middleware(Authentication, operations=operations)
     # The one that is added last is the outermost: even an answer that the log writes is marked, and read by pages.
     app.add_middleware(RequestLog)

@@ -1,6 +1,7 @@
 """Rates over real sockets: refused in time and by name, each caller for itself, in front of every lane."""
 
 import asyncio
+import json
 import re
 from collections.abc import Iterator
 from uuid import UUID, uuid4
@@ -92,6 +93,15 @@ def test_writes_over_their_rate_are_refused_through_every_door_and_reading_goes_
     after = client.get(batch)
     assert after.status_code == 200
     assert after.json()["total_uploads"] == before.json()["total_uploads"] == WRITES - 1
+
+
+def test_a_change_that_is_over_the_rate_is_in_the_audit_log(limited: Boatload, client: httpx.Client) -> None:
+    for _ in range(WRITES):
+        assert client.post("/v1/batches").status_code == 201
+    refused(client.put(f"/v1/batches/{uuid4()}/files/a", content=b"x", headers={"x-request-id": "over"}), "writes")
+    lines = [json.loads(line) for line in limited.log.splitlines() if '"over"' in line]
+    [line] = [line for line in lines if line["logger"] == "boatload.audit"]
+    assert (line["event"], line["status"], line["by"]) == ("put_file", 429, "key")
 
 
 async def test_a_body_over_the_rate_is_left_unread_and_its_connection_is_closed(limited: Boatload) -> None:
