@@ -24,7 +24,7 @@ PARAMETER: Final = {
     "description": "Your own name for this request, up to 255 characters. Sent again with the same key, it has no "
     "further effect and is answered as it was before.",
 }
-REFUSALS: Final = (400, 409, 422)
+REFUSALS: Final = (400, 409, 413, 422)
 """What a request may be answered for its key."""
 _QUOTED: Final = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _BARE: Final = re.compile(r'[^"].*')

@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from tests.support.documented import check_status
 from tests.support.faulty_proxy import Fault, faulty_proxy
 from tests.support.pushing import Pusher
 from tests.support.server import Boatload
@@ -38,6 +39,15 @@ def test_what_is_no_key_answers_400(client: httpx.Client, url: str, key: str | b
 @pytest.mark.parametrize("url", POSTS)
 def test_two_keys_answer_400(client: httpx.Client, url: str) -> None:
     problem(post(client, url, "a", "a"), 400, "invalid-header")
+
+
+@pytest.mark.parametrize("route", ["/v1/batches/{}/seal", "/v1/batches/{}/cancel", "/v1/webhooks/rotate"])
+def test_a_body_that_is_too_large_to_be_told_by_its_key_answers_413(client: httpx.Client, route: str) -> None:
+    """Also where none is looked at without a key."""
+    url = route.format(client.post("/v1/batches").json()["id"])
+    answer = client.post(url, content=bytes((16 << 20) + 1), headers={"idempotency-key": str(uuid4())})
+    problem(answer, 413, "request-too-large")
+    check_status(answer)
 
 
 @pytest.mark.parametrize("key", GOOD)
