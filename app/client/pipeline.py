@@ -5,8 +5,7 @@ while one manifest is under way goes into the next.
 """
 
 import asyncio
-import mimetypes
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import islice
 from threading import Event
@@ -14,6 +13,7 @@ from typing import Final
 from uuid import UUID
 
 from app.client.files import Entry, Failure, Found, Skipped, measure, walk
+from app.client.many import REQUEST_BYTES, REQUEST_FILES, SMALL_BYTES, ManySender
 from app.client.progress import Progress
 from app.client.remote import CONNECTIONS, MANY, Declared, ProblemError, Remote
 from app.client.send import BIG_BYTES, Sender
@@ -22,6 +22,8 @@ _WALKED: Final = 64
 """So many files are looked at, and then hashed, in one step of a thread."""
 _HASHING: Final = 4
 _WAITING: Final = 1000
+MANY_SENDERS: Final = 4
+"""Each with a request of many small files; while the service stores those of one, those of others are on their way."""
 _BIG_SENDERS: Final = 4
 
 Name = Found | Failure | Skipped
@@ -35,6 +37,7 @@ class Pipeline:
         self,
         remote: Remote,
         sender: Sender,
+        many: ManySender,
         threads: Executor,
         progress: Progress,
         *,
@@ -46,6 +49,7 @@ class Pipeline:
     ) -> None:
         self._remote: Final = remote
         self._sender: Final = sender
+        self._many: Final = many
         self._threads: Final = threads
         self._progress: Final = progress
         self._find_batch: Final = find_batch
@@ -55,7 +59,13 @@ class Pipeline:
         self._stop: Final = stop
         self._hashed: Final = asyncio.Queue[Entry | None](MANY)
         self._small: Final = Files(_WAITING)
+        self._others: Final = Files(_WAITING)
         self._big: Final = Files(_WAITING)
+        self._senders: Final[Mapping[Files, int]] = {
+            self._small: MANY_SENDERS,
+            self._big: _BIG_SENDERS,
+            self._others: CONNECTIONS - MANY_SENDERS - _BIG_SENDERS,
+        }
 
     async def run(self, named: Sequence[Found]) -> None:
         """Return when every file is at the service or was reported. Raises the first error of any step."""
@@ -63,8 +73,9 @@ class Pipeline:
             async with asyncio.TaskGroup() as steps:
                 steps.create_task(self._hash_all(named))
                 steps.create_task(self._declare_all())
-                for number in range(CONNECTIONS):
-                    steps.create_task(self._send_all(self._big if number < _BIG_SENDERS else self._small))
+                for files, count in self._senders.items():
+                    for _ in range(count):
+                        steps.create_task(self._send_small() if files is self._small else self._send_each(files))
         except BaseExceptionGroup as group:
             raise _first(group) from group
 
@@ -108,14 +119,15 @@ class Pipeline:
             more = entry is not None
             if entries:
                 await self._declare(entries)
-        for number in range(CONNECTIONS):
-            await (self._big if number < _BIG_SENDERS else self._small).put(None)
+        for files, count in self._senders.items():
+            for _ in range(count):
+                await files.put(None)
 
     async def _declare(self, entries: list[Entry]) -> None:
         batch_id = await self._find_batch()
         while entries:
             try:
-                declared = await self._remote.declare(batch_id, entries, _type_of)
+                declared = await self._remote.declare(batch_id, entries)
             except ProblemError as error:
                 refs = set(error.refs)
                 rest = [entry for entry in entries if entry.ref not in refs]
@@ -130,22 +142,42 @@ class Pipeline:
                     self._progress.had.add(file.entry.size)
                     self._progress.arrived_bytes += file.entry.size
                 else:
-                    await (self._big if file.entry.size >= BIG_BYTES else self._small).put(file)
+                    await self._way_of(file).put(file)
             return
 
-    async def _send_all(self, files: Files) -> None:
+    def _way_of(self, file: Declared) -> Files:
+        if file.entry.size >= BIG_BYTES:
+            return self._big
+        return self._small if file.entry.size <= SMALL_BYTES and not file.offset else self._others
+
+    async def _send_small(self) -> None:
+        more = True
+        while more:
+            files, more = await _gathered(self._small)
+            if files:
+                for failure in await self._many.send(await self._find_batch(), files):
+                    self._lost(failure)
+
+    async def _send_each(self, files: Files) -> None:
         while file := await files.get():
             failure = await self._sender.send(file)
             if failure:
                 self._lost(failure)
 
 
+async def _gathered(waiting: Files) -> tuple[list[Declared], bool]:
+    """Return what waits, as much as goes into one request, once there is something; and whether more may follow."""
+    files, size = list[Declared](), 0
+    while file := await waiting.get():
+        files.append(file)
+        size += file.entry.size
+        if waiting.empty() or len(files) == REQUEST_FILES or size >= REQUEST_BYTES:
+            return files, True
+    return files, False
+
+
 def _next(found: Iterator[Name]) -> list[Name]:
     return list(islice(found, _WALKED))
-
-
-def _type_of(name: str) -> str | None:
-    return mimetypes.guess_type(name)[0]
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from app.client.files import Failure, Found, Skipped, survey
+from app.client.many import ManySender
 from app.client.pipeline import Pipeline
 from app.client.progress import Progress, View
 from app.client.remote import AwayError, Json, ProblemError, Remote
@@ -134,9 +135,11 @@ class Push:
 
         try:
             surveying = threads.submit(survey, named, self._progress.surveyed.add, stop)
+            sender = Sender(self._remote, threads, self._progress)
             pipeline = Pipeline(
                 self._remote,
-                Sender(self._remote, threads, self._progress),
+                sender,
+                ManySender(self._remote, sender, threads, self._progress),
                 threads,
                 self._progress,
                 find_batch=find_batch,

@@ -3,8 +3,9 @@
 import asyncio
 import ipaddress
 import json
+import mimetypes
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -25,6 +26,7 @@ _LONGEST_SECONDS: Final = 5.0
 _TIMEOUT: Final = httpx.Timeout(connect=10, read=120, write=30, pool=None)
 _AGAIN: Final = frozenset({408, 423, 425, 429})
 _IN_FLIGHT: Final = "idempotency-key-in-flight"
+_STRANGE: Final = "What answers there is not Boatload."
 _SERVER_ERROR: Final = 500
 _ERROR: Final = 300
 
@@ -46,7 +48,9 @@ class BusyError(Exception):
 class ProblemError(Exception):
     """The service said no, and will say so again."""
 
-    def __init__(self, status: int, code: str, detail: str, refs: Sequence[str] = ()) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, refs: Sequence[str] = (), results: "Sequence[Json]" = ()
+    ) -> None:
         super().__init__(detail)
         self.status: Final = status
         self.code: Final = code
@@ -54,6 +58,8 @@ class ProblemError(Exception):
         self.detail: Final = detail
         self.refs: Final = refs
         """The files that it is about, where it names some."""
+        self.results: Final = results
+        """What is said of each file, where several were sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +154,11 @@ class Remote:
         """Cancel what is unfinished in a batch."""
         return await self._call("POST", f"/v1/batches/{batch_id}/cancel")
 
-    async def declare(
-        self, batch_id: UUID, entries: Sequence[Entry], types: Callable[[str], str | None]
-    ) -> list[Declared]:
+    async def declare(self, batch_id: UUID, entries: Sequence[Entry]) -> list[Declared]:
         """Declare files, up to `MANY`, and return what is left to do for each, in their order."""
         files = [
             {"ref": entry.ref, "filename": entry.ref, "size_bytes": entry.size, "sha256": entry.sha256.hex()}
-            | ({"content_type": kind} if (kind := types(entry.ref)) else {})
+            | ({"content_type": kind} if (kind := mimetypes.guess_type(entry.ref)[0]) else {})
             for entry in entries
         ]
         answer = await self._call("POST", f"/v1/batches/{batch_id}/manifest", json={"entries": files})
@@ -199,6 +203,26 @@ class Remote:
         """Send a whole file once, and return its upload. Raises BusyError where it is worth another try."""
         return await self._once("PUT", file.file_url, content=data)
 
+    async def send_files(
+        self, batch_id: UUID, body: AsyncIterable[bytes], *, length: int, content_type: str, count: int
+    ) -> Sequence[Json]:
+        """Send a multipart body of so many files under their refs once; return the result of each, in their order.
+
+        Raises as `put` does; then each of them may be there or not.
+        """
+        headers = {"Content-Type": content_type, "Content-Length": str(length)}
+        url = f"/v1/batches/{batch_id}/uploads?ref=filename"
+        try:
+            answer = await self._once("POST", url, content=body, headers=headers)
+            results: Sequence[Json] = answer.get("results") or ()
+        except ProblemError as error:
+            if error.code != "no-file-taken":
+                raise
+            results = error.results
+        if len(results) != count:
+            raise BusyError(_STRANGE)
+        return results
+
     async def append(self, file: Declared, body: bytes | AsyncIterable[bytes], *, offset: int) -> Json:
         """Send the rest of a file from `offset` on once, and return its upload. Raises as `put` does."""
         headers = {"Upload-Offset": str(offset), "Content-Length": str(file.entry.size - offset)}
@@ -237,16 +261,16 @@ def _refusal(answer: httpx.Response) -> Exception:
     if status >= _SERVER_ERROR or status in _AGAIN or code == _IN_FLIGHT:
         return BusyError(detail, _seconds(answer.headers))
     refs = [str(ref) for ref in problem.get("refs") or [] if ref is not None]
-    return ProblemError(status, code, detail, refs)
+    return ProblemError(status, code, detail, refs, problem.get("results") or ())
 
 
 def _object(content: bytes) -> Json:
     try:
         found = json.loads(content)
     except ValueError:
-        raise BusyError("What answers there is not Boatload.") from None
+        raise BusyError(_STRANGE) from None
     if not isinstance(found, dict):
-        raise BusyError("What answers there is not Boatload.")
+        raise BusyError(_STRANGE)
     return found
 
 

@@ -13,7 +13,8 @@ from app.domain.upload import UploadStatus
 
 BIG_BYTES: Final = 8 << 20
 """From this size on a file has a bar of its own."""
-_MISMATCH: Final = "digest-mismatch"
+MISMATCH: Final = "digest-mismatch"
+CLOSED: Final = "batch-closed"
 
 
 class BatchClosedError(Exception):
@@ -41,16 +42,20 @@ class Sender:
         except OSError as error:
             failure = unreadable(file.entry.ref, error)
         except ProblemError as error:
-            if error.code == "batch-closed":
+            if error.code == CLOSED:
                 raise BatchClosedError(error.detail) from error
             failure = Failure(file.entry.ref, error.code, error.detail)
         finally:
             self._progress.big.pop(file.entry.ref, None)
+        await self.finish(file, failure)
+        return failure
+
+    async def finish(self, file: Declared, failure: Failure | None) -> None:
+        """Count a file that is sent; take one that can not be out of the batch, unless it is there as a failed one."""
         if failure is None:
             self._progress.sent.files += 1
-        elif failure.code != _MISMATCH:
+        elif failure.code != MISMATCH:
             await self._remote.drop(file.upload_id)
-        return failure
 
     async def _persist(self, file: Declared) -> Failure | None:
         retries, offset, size = Retries(self._remote.patience), file.offset, file.entry.size
@@ -60,7 +65,7 @@ class Sender:
             if upload is None or (
                 upload["status"] == UploadStatus.FAILED and not upload["sha256"] and not file.refused
             ):
-                return _mismatch(file)
+                return mismatch(file)
             received: int = size if upload["sha256"] else upload["received_bytes"]
             self._progress.arrived_bytes += received - offset
             if upload["sha256"]:
@@ -78,7 +83,7 @@ class Sender:
         except BusyError as error:
             await retries.pause(error)
         except ProblemError as error:
-            if error.code == _MISMATCH:
+            if error.code == MISMATCH:
                 return None
             if error.code != "offset-mismatch":
                 raise
@@ -120,5 +125,6 @@ class Sender:
                 await asyncio.wait([following])  # it uses the descriptor
 
 
-def _mismatch(file: Declared) -> Failure:
-    return Failure(file.entry.ref, _MISMATCH, "Its bytes changed between declaring and sending it.")
+def mismatch(file: Declared) -> Failure:
+    """Return what is said of a file whose bytes are not the declared ones."""
+    return Failure(file.entry.ref, MISMATCH, "Its bytes changed between declaring and sending it.")

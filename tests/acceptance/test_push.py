@@ -12,10 +12,11 @@ from PIL import Image
 
 from tests.support.postgres import Servers
 from tests.support.proxy import Proxy, proxied
-from tests.support.pushing import Pusher, tree
+from tests.support.pushing import Pusher, ended, tree, wait_for
 from tests.support.server import Boatload, serving
 from tests.support.wire import Json, all_uploads, counts, finished
 
+KIB = 1 << 10
 MIB = 1 << 20
 
 
@@ -66,7 +67,7 @@ def test_folders_and_files_arrive_once_and_a_second_push_sends_nothing(
     assert (done["exit_code"], done["error"], done["failures"], done["skipped"]) == (0, None, 0, 0)
     assert (done["files"], done["bytes"]) == (len(contents), total)
     assert done["sent_files"] + done["had_files"] == len(contents)
-    assert done["sent_bytes"] == proxy.put_bytes <= total
+    assert done["sent_bytes"] == proxy.file_bytes <= total
     assert done["batch"]["sealed"]
     assert counts(done["batch"]) == (len(contents), len(contents), len(contents), 0)
     assert done["batch"]["received_bytes"] == total
@@ -74,11 +75,11 @@ def test_folders_and_files_arrive_once_and_a_second_push_sends_nothing(
     assert listed(client, done["batch"]) == digests(contents)
     assert pusher.states == []
 
-    sent = proxy.put_bytes
+    sent = proxy.file_bytes
     again = pusher.run(folder, alone)
     assert again.code == 0
     assert (again.done["sent_files"], again.done["sent_bytes"], again.done["had_files"]) == (0, 0, len(contents))
-    assert proxy.put_bytes == sent
+    assert proxy.file_bytes == sent
     assert again.done["batch"]["id"] != done["batch"]["id"]
     assert listed(client, again.done["batch"]) == digests(contents)
 
@@ -107,21 +108,22 @@ def test_what_cannot_be_sent_is_reported_and_the_rest_arrives(
     assert "skipped: photos/link: symbolic link" in out
 
 
+@pytest.mark.parametrize("size", [200 * KIB, 4 * MIB], ids=["many to a request", "each for itself"])
 def test_a_file_that_changes_is_reported_and_holds_nothing_open(
-    client: httpx.Client, pusher: Pusher, proxy: Proxy, folder: Path
+    client: httpx.Client, pusher: Pusher, proxy: Proxy, folder: Path, size: int
 ) -> None:
-    """Each is changed while the network is away, when it was declared and not sent yet."""
+    """Each is changed while the network is away, when it was declared and not sent whole yet."""
     for name in ("same-size", "shrinks", "grows", "gone"):
-        (folder / name).write_bytes(os.urandom(4 * MIB))
+        (folder / name).write_bytes(os.urandom(size))
     (folder / "stays").write_bytes(b"stays")
     proxy.cut_at = 1
     process = pusher.start("--json", folder)
     try:
         while not proxy.is_cut:
             assert process.poll() is None, process.communicate()
-        (folder / "same-size").write_bytes(os.urandom(4 * MIB))
-        os.truncate(folder / "shrinks", MIB)
-        os.truncate(folder / "grows", 5 * MIB)
+        (folder / "same-size").write_bytes(os.urandom(size))
+        os.truncate(folder / "shrinks", size // 4)
+        os.truncate(folder / "grows", size + MIB)
         (folder / "gone").unlink()
         proxy.mend()
         out, err = process.communicate(timeout=60)
@@ -131,10 +133,80 @@ def test_a_file_that_changes_is_reported_and_holds_nothing_open(
     lost = {line.split('"ref": "photos/')[1].split('"')[0] for line in out.splitlines() if '"failed"' in line}
     assert lost == {"same-size", "shrinks", "grows", "gone"}
     (batch,) = [found for found in client.get("/v1/batches").json()["items"] if found["label"] == "photos"][:1]
-    ended = finished(client, batch["url"])
-    assert ended["status"] == "completed"
-    assert ended["receiving_uploads"] == 0
-    assert listed(client, ended)["photos/stays"] == digests({"x": b"stays"})["x"]
+    account = finished(client, batch["url"])
+    assert account["status"] == "completed"
+    assert account["receiving_uploads"] == 0
+    assert listed(client, account)["photos/stays"] == digests({"x": b"stays"})["x"]
+
+
+def test_small_files_go_many_to_a_request_under_any_name(
+    client: httpx.Client, pusher: Pusher, proxy: Proxy, folder: Path
+) -> None:
+    names = [
+        '"quoted"',
+        'ends in "',
+        "back\\slash",
+        'both \\"',
+        "%22",
+        "a;b=c",
+        "filename=x",
+        " blanks ",
+        "é\U0001f4c4",
+        "'",
+    ]
+    contents = {f"photos/{name}": os.urandom(100) for name in names} | tree(folder, 600, seed=9, most=KIB)
+    for name in names:
+        (folder / name).write_bytes(contents[f"photos/{name}"])
+    pushed = pusher.run(folder)
+    assert pushed.code == 0, pushed
+    assert listed(client, pushed.done["batch"]) == digests(contents)
+    assert (proxy.files, proxy.lost_bytes) == (len(contents), 0)
+    assert proxy.requests < len(contents) / 10
+
+
+def test_files_whose_answer_was_lost_are_not_sent_again(
+    client: httpx.Client, pusher: Pusher, proxy: Proxy, folder: Path
+) -> None:
+    contents = tree(folder, 300, seed=7, most=4 * KIB)
+    total = proxy.cut_at = sum(map(len, contents.values()))
+    process = pusher.start("--json", folder)
+    wait_for(lambda: proxy.is_cut, process)
+    (batch,) = [found for found in client.get("/v1/batches").json()["items"] if found["label"] == "photos"][:1]
+    url = batch["url"]
+    wait_for(lambda: client.get(url).json()["receiving_uploads"] <= 1, process)
+    proxy.mend()
+    pushed = ended(process)
+    assert pushed.code == 0, pushed
+    assert proxy.lost_bytes > 0
+    assert proxy.file_bytes <= total + 4 * KIB  # the last one's end may have been behind the cut
+    assert (pushed.done["sent_files"], pushed.done["had_files"]) == (len(contents), 0)
+    assert listed(client, pushed.done["batch"]) == digests(contents)
+
+
+def test_a_batch_that_is_cancelled_meanwhile_ends_the_push(
+    client: httpx.Client, pusher: Pusher, proxy: Proxy, folder: Path
+) -> None:
+    tree(folder, 300, seed=8)
+    proxy.cut_at = 1
+    process = pusher.start("--json", folder)
+    wait_for(lambda: proxy.is_cut, process)
+    (batch,) = [found for found in client.get("/v1/batches").json()["items"] if found["label"] == "photos"][:1]
+    assert client.post(f"{batch['url']}/cancel").status_code == 200
+    proxy.mend()
+    pushed = ended(process)
+    assert (pushed.code, pushed.done["batch"]["status"]) == (1, "cancelled")
+
+
+@pytest.mark.parametrize("limit", [{"max_parts": 50}, {"max_request_bytes": 100_000}], ids=["parts", "bytes"])
+def test_a_service_that_takes_no_big_requests_gets_each_file_for_itself(
+    postgres_servers: Servers, folder: Path, tmp_path: Path, limit: dict[str, int]
+) -> None:
+    url = postgres_servers.get("18").create_migrated()
+    contents = tree(folder, 200, most=4 * KIB)
+    with serving(database_url=url, **limit) as server, server.client() as client:
+        pushed = Pusher(server.url, tmp_path / "state").run(folder)
+        assert pushed.code == 0, pushed
+        assert listed(client, pushed.done["batch"]) == digests(contents)
 
 
 def test_what_the_service_refuses_is_reported_with_its_reason(

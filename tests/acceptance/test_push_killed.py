@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.client.remote import CONNECTIONS
+from app.client.many import REQUEST_FILES
+from app.client.pipeline import MANY_SENDERS
 from tests.acceptance.test_killed import MISCOUNTED, MISPLACED
 from tests.support.postgres import Servers, fetch
 from tests.support.proxy import proxied
@@ -43,8 +44,8 @@ def test_ten_thousand_files_arrive_once_whoever_is_killed(own_server: Boatload, 
         pusher = Pusher(proxy.url, tmp_path / "state")
         client = pusher.start("--json", tmp_path / "tree")
         for number in range(2 * KILLS):
-            enough = proxy.puts + FILES // (2 * KILLS + 3)
-            wait_for(lambda enough=enough: proxy.puts >= enough, client)  # type: ignore[misc]
+            enough = proxy.files + FILES // (2 * KILLS + 3)
+            wait_for(lambda enough=enough: proxy.files >= enough, client)  # type: ignore[misc]
             if number % 2:
                 own_server.kill()
                 own_server.start()
@@ -59,8 +60,9 @@ def test_ten_thousand_files_arrive_once_whoever_is_killed(own_server: Boatload, 
         assert pushed.code == 0, pushed
         assert pushed.of("batch")[0]["resumed"]
         assert counts(pushed.done["batch"]) == (FILES, FILES, FILES, 0)
-        in_flight = CONNECTIONS * MOST
-        assert proxy.put_bytes <= 1.05 * total + 2 * KILLS * in_flight
+        assert proxy.file_bytes <= 1.05 * total + proxy.lost_bytes
+        assert proxy.lost_bytes <= 2 * KILLS * MANY_SENDERS * REQUEST_FILES * MOST
+        assert proxy.requests <= FILES / 50
         assert pusher.states == []
     with own_server.client() as http:
         (batch,) = everything(http, "/v1/batches?limit=1000")
@@ -84,7 +86,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         wait_for(lambda: proxy.is_cut, client)
         proxy.slow_from = 24 * MIB
         proxy.mend()
-        wait_for(lambda: proxy.put_bytes >= 24 * MIB, client)
+        wait_for(lambda: proxy.file_bytes >= 24 * MIB, client)
         client.send_signal(signal.SIGINT)
         out, err = client.communicate(timeout=30)
         assert client.returncode == 130, err
@@ -96,7 +98,7 @@ def test_a_big_file_goes_on_where_the_network_or_the_client_broke_off(own_server
         (upload,) = all_uploads(http, pushed.done["batch"]["url"])
         assert http.get(upload["content_url"]).content == data
     assert pushed.done["sent_bytes"] < 36 * MIB  # it went on
-    assert proxy.put_bytes <= 1.05 * len(data) + 2 * 8 * MIB
+    assert proxy.file_bytes <= 1.05 * len(data) + 2 * 8 * MIB
 
 
 def test_what_is_gone_or_new_or_other_when_it_goes_on_is_dealt_with(own_server: Boatload, tmp_path: Path) -> None:
@@ -105,7 +107,7 @@ def test_what_is_gone_or_new_or_other_when_it_goes_on_is_dealt_with(own_server: 
         pusher = Pusher(proxy.url, tmp_path / "state")
 
         def interrupted() -> str:
-            before = proxy.put_bytes
+            before = proxy.file_bytes
             proxy.cut_at = before + 100_000
             stopped = pusher.run("--patience", 0.5, tmp_path / "tree")
             assert stopped.code == 3

@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server: counts what is PUT, and can be cut."""
+"""A TCP proxy between a client and a server: counts the files that pass, and can be cut."""
 
 import asyncio
 import re
@@ -7,8 +7,11 @@ from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Final
 
+from python_multipart.multipart import MultipartParser
+
 _CHUNK: Final = 64 * 1024
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+_BOUNDARY: Final = re.compile(rb"\r\ncontent-type: *multipart/form-data; *boundary=([^\r]+)", re.IGNORECASE)
 
 
 class Proxy:
@@ -18,14 +21,18 @@ class Proxy:
         self.target = target
         """The port that new connections go to; may be moved."""
         self.port = 0
-        self.put_bytes = 0
-        """Bytes of bodies of PUT requests that were passed on."""
-        self.puts = 0
-        """PUT requests that were begun."""
+        self.file_bytes = 0
+        """Bytes of files that were passed on: bodies of PUT requests, and what is in the parts of multipart ones."""
+        self.files = 0
+        """Files that were begun."""
+        self.requests = 0
+        """Requests that they came in."""
+        self.lost_bytes = 0
+        """Those of the bytes whose requests were never answered."""
         self.cut_at: int | None = None
-        """Once that many bytes were PUT, everything is cut."""
+        """Once that many bytes of files were passed on, everything is cut."""
         self.slow_from: int | None = None
-        """Once that many bytes were PUT, each connection passes on 6 MB a second at most."""
+        """Once that many bytes of files were passed on, each connection passes on 6 MB a second at most."""
         self.is_cut = False
         self._writers: set[asyncio.StreamWriter] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,30 +81,38 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
-        mine = {writer, onward}
+        mine, requests = {writer, onward}, Requests(self)
         self._writers |= mine
         try:
-            await asyncio.gather(self._pass(reader, onward, Requests(self)), self._pass(there, writer, None))
+            await asyncio.gather(self._pass_on(reader, onward, requests), self._pass_back(there, writer, requests))
         except OSError:
             pass
         finally:
+            self.lost_bytes += requests.unanswered_bytes
             self._writers -= mine
             for one in mine:
                 one.transport.abort()
 
-    async def _pass(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: "Requests | None"
-    ) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: "Requests") -> None:
         while data := await reader.read(_CHUNK):
-            if requests:
-                if self.slow_from is not None and self.put_bytes >= self.slow_from:
-                    await asyncio.sleep(0.01)
-                requests.feed(data)
+            if self.slow_from is not None and self.file_bytes >= self.slow_from:
+                await asyncio.sleep(0.01)
+            requests.feed(data)
             writer.write(data)
             await writer.drain()
-            if requests and self.cut_at is not None and self.put_bytes >= self.cut_at:
+            if self.cut_at is not None and self.file_bytes >= self.cut_at:
                 self.is_cut = True
                 self._break()
+        with suppress(OSError):
+            writer.write_eof()
+
+    async def _pass_back(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: "Requests"
+    ) -> None:
+        while data := await reader.read(_CHUNK):
+            requests.unanswered_bytes = 0
+            writer.write(data)
+            await writer.drain()
         with suppress(OSError):
             writer.write_eof()
 
@@ -110,6 +125,8 @@ class Requests:
         self._head = b""
         self._left = 0
         self._is_put = False
+        self._parts: MultipartParser | None = None
+        self.unanswered_bytes = 0
 
     def feed(self, data: bytes) -> None:
         while data:
@@ -117,17 +134,37 @@ class Requests:
                 body, data = data[: self._left], data[self._left :]
                 self._left -= len(body)
                 if self._is_put:
-                    self._proxy.put_bytes += len(body)
+                    self._count(len(body))
+                elif self._parts:
+                    self._parts.write(body)
                 continue
             head, end, data = (self._head + data).partition(b"\r\n\r\n")
             if not end:
                 self._head = head
                 return
             self._head = b""
-            self._is_put = head.startswith(b"PUT ")
-            self._proxy.puts += self._is_put
-            length = _LENGTH.search(head)
-            self._left = int(length[1]) if length else 0
+            self._begin(head)
+
+    def _begin(self, head: bytes) -> None:
+        boundary, length = _BOUNDARY.search(head), _LENGTH.search(head)
+        self._is_put = head.startswith(b"PUT ")
+        self._parts = self._parser(boundary[1]) if boundary else None
+        self._left = int(length[1]) if length else 0
+        self._proxy.files += self._is_put
+        self._proxy.requests += self._is_put or boundary is not None
+
+    def _parser(self, boundary: bytes) -> MultipartParser:
+        def begin() -> None:
+            self._proxy.files += 1
+
+        def count(_data: bytes, start: int, end: int) -> None:
+            self._count(end - start)
+
+        return MultipartParser(boundary, {"on_part_begin": begin, "on_part_data": count})
+
+    def _count(self, size: int) -> None:
+        self._proxy.file_bytes += size
+        self.unanswered_bytes += size
 
 
 @contextmanager

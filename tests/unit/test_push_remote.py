@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from app.client.files import Entry
-from app.client.remote import AwayError, BusyError, Declared, ProblemError, Remote, Retries
+from app.client.remote import AwayError, BusyError, Declared, Json, ProblemError, Remote, Retries
 
 BATCH = uuid4()
 FILE = Declared(
@@ -116,6 +116,36 @@ async def test_bytes_are_sent_once_for_each_call() -> None:
     assert "content-length: 5" in rest
     assert whole.startswith("put /under/v1/batches/b/files/n%c3%a4me%20%23%3f.bin ")
     assert "upload-offset" not in whole
+
+
+async def some_body() -> AsyncIterator[bytes]:
+    yield b"body"
+
+
+async def sent(remote: Remote, count: int) -> Sequence[Json]:
+    return await remote.send_files(BATCH, some_body(), length=4, content_type="multipart/form-data", count=count)
+
+
+async def test_what_is_said_of_each_file_is_heard_though_none_was_taken() -> None:
+    heads: list[str] = []
+    results = [{"index": 0, "status": "rejected"}, {"index": 1, "status": "rejected"}]
+    none = {"type": "/problems/no-file-taken", "detail": "None.", "results": results}
+    async with saying([answer(207, {"results": results}), answer(422, none), answer(409, {})], heads) as remote:
+        assert await sent(remote, 2) == results
+        assert await sent(remote, 2) == results
+        with pytest.raises(ProblemError):
+            await sent(remote, 2)
+    assert all(head.startswith(f"POST /under/v1/batches/{BATCH}/uploads?ref=filename ") for head in heads)
+    assert all("content-length: 4\r\n" in head.lower() for head in heads)
+
+
+async def test_results_of_other_files_are_not_taken_for_ours() -> None:
+    results = [{"index": 0, "status": "stored"}]
+    wrong = [answer(201, {"results": results}), answer(201, {}), answer(422, {"type": "/problems/no-file-taken"})]
+    async with saying(wrong, []) as remote:
+        for _ in wrong:
+            with pytest.raises(BusyError, match="not Boatload"):
+                await sent(remote, 2)
 
 
 async def test_retries_begin_anew_when_something_went_forward() -> None:
