@@ -126,12 +126,17 @@ def test_a_file_that_changes_is_reported_and_holds_nothing_open(
         os.truncate(folder / "grows", size + MIB)
         (folder / "gone").unlink()
         proxy.mend()
-        out, err = process.communicate(timeout=60)
+        pushed = ended(process)
     finally:
         process.kill()
-    assert process.returncode == 1, err
-    lost = {line.split('"ref": "photos/')[1].split('"')[0] for line in out.splitlines() if '"failed"' in line}
-    assert lost == {"same-size", "shrinks", "grows", "gone"}
+    assert pushed.code == 1, pushed
+    assert {lost["ref"].removeprefix("photos/"): lost["code"] for lost in pushed.of("failed")} == {
+        "same-size": "digest-mismatch",
+        "shrinks": "changed",
+        "grows": "changed",
+        "gone": "unreadable",
+    }
+    assert (pushed.done["sent_files"] + pushed.done["had_files"], pushed.done["failures"]) == (1, 4)
     (batch,) = [found for found in client.get("/v1/batches").json()["items"] if found["label"] == "photos"][:1]
     account = finished(client, batch["url"])
     assert account["status"] == "completed"
