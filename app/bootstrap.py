@@ -246,6 +246,11 @@ def check_processors(settings: Settings) -> None:
         children.check(orders_of(settings))
 
 
+def check_store(settings: Settings) -> None:
+    """Return if the store can be used. Blocks. Raises StorageUnavailableError; the log says what is wrong with it."""
+    LocalStore(settings.objects_dir).prepare()
+
+
 def orders_of(settings: Settings) -> Orders:
     """Return what the children that look into files are told."""
     return Orders(

@@ -73,6 +73,7 @@ def serve(
     from app.api.deadlines import BodyDeadlines  # noqa: PLC0415 - the same
     from app.api.protocol import protocol  # noqa: PLC0415 - the same
     from app.api.server import Server  # noqa: PLC0415 - the same
+    from app.bootstrap import check_store  # noqa: PLC0415 - the same
     from app.main import create_app, end_waiting  # noqa: PLC0415 - the same
 
     _check_processors(settings)
@@ -87,6 +88,7 @@ def serve(
                 "write. Make a key ('boatload keys create NAME'), listen on 127.0.0.1, or set "
                 "BOATLOAD_ALLOW_ANONYMOUS=true where the network in front of it keeps strangers out."
             )
+        check_store(settings)
         log.info("serving", url=f"http://{settings.host}:{settings.port}", docs="/docs", worker=settings.worker)
         sys.setswitchinterval(_SWITCH_SECONDS)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most_files(), resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -322,7 +324,7 @@ def _database(settings: Settings, *, own: bool = False) -> Iterator[str]:
     with ExitStack() as stack:
         try:
             yield settings.database_url or _embedded(settings, stack, own=own)
-        except (EmbeddedError, migrate.MigrationError) as error:
+        except (EmbeddedError, migrate.MigrationError, BoatloadError) as error:
             _fail(str(error))
 
 
@@ -333,10 +335,7 @@ def _migrated_database(settings: Settings) -> Iterator[str]:
         if not settings.database_url and migrate.status(dsn).pending:
             migrate.upgrade(dsn)
         _check_schema(dsn)
-        try:
-            yield dsn
-        except BoatloadError as error:
-            _fail(error.detail)
+        yield dsn
 
 
 def _embedded(settings: Settings, stack: ExitStack, *, own: bool) -> str:

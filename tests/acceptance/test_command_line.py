@@ -46,6 +46,17 @@ def test_serving_strangers_without_credentials_is_refused(place: Path, host: str
         assert word in result.stderr
 
 
+@on_18
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_store_that_cannot_be_used_is_said_in_one_sentence(database_url: str, command: str) -> None:
+    result = boatload(command, port=0, database_url=database_url, storage_url="file:///proc/nowhere", log_format="json")
+    assert result.returncode == 1
+    assert is_sentence(last_line(result.stderr)), result.stderr
+    assert "Traceback" not in result.stderr
+    assert '"storage failed"' in result.stderr
+    assert "/proc/nowhere" in result.stderr
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
