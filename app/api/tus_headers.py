@@ -10,6 +10,7 @@ from uuid import UUID
 
 from starlette.datastructures import Headers
 
+from app.api.dependencies import identity
 from app.api.multipart import media_type
 from app.domain.errors import (
     FileTooLargeError,
@@ -236,7 +237,7 @@ def read_metadata(headers: Headers) -> Metadata:
     name = path.removeprefix("/").encode() if path else values.get("filename") or values.get("name")
     return Metadata(
         raw=raw,
-        batch_id=_identity(batch_id) if batch_id else None,
+        batch_id=identity(batch_id) if batch_id else None,
         ref=ref,
         filename=name,
         content_type=media_type(content_type.encode()) if content_type else None,
@@ -280,14 +281,7 @@ def _text(values: Mapping[str, bytes], key: str) -> str | None:
 def _upload_id(url: str, path: str) -> UUID:
     """Return the upload that a URL names by the end of its path; a proxy may have put more before ours."""
     plain = re.split(r"[?#]", url, maxsplit=1)[0]
-    before, slash, identity = plain.rpartition("/")
+    before, slash, last = plain.rpartition("/")
     if not slash or not before.endswith(path):
         raise NotFoundError
-    return _identity(identity)
-
-
-def _identity(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise NotFoundError from None
+    return identity(last)

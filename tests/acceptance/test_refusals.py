@@ -2,19 +2,15 @@
 
 import asyncio
 import json
+from urllib.parse import unquote
 from uuid import uuid4
 
 import httpx
 import pytest
 
 from tests.support.server import Boatload
-from tests.support.wire import (
-    CONTENT_TYPE,
-    connection,
-    problem,
-    read_answer,
-    request_head,
-)
+from tests.support.tus import VERSION, metadata
+from tests.support.wire import CONTENT_TYPE, File, Text, connection, problem, read_answer, request_head, send
 
 JSON = {"content-type": "application/json"}
 
@@ -27,6 +23,12 @@ def test_an_id_in_another_form_than_its_own_is_no_id(client: httpx.Client, zero:
     assert batch["id"].startswith("0"), "for some ways to read it, the other forms are the same number"
     for route in ("/v1/batches/{}", "/v1/batches/{}/uploads?limit=1"):
         problem(client.get(route.format(zero + batch["id"][1:])), 404, "not-found")
+    other = unquote(zero) + batch["id"][1:]
+    problem(send(client, "/v1/uploads", Text("batch_id", other), File("c", b"c")), 404, "not-found")
+    if "\n" not in other:
+        tus = VERSION | {"upload-length": "1", "upload-metadata": metadata(batch_id=other)}
+        problem(client.post("/v1/tus", headers=tus), 404, "not-found")
+    assert client.get(batch["url"]).json()["total_uploads"] == 2
 
 
 @pytest.mark.parametrize("path", ["/nope", "/v1", "/v1/", "/v1/batches/", "/v2/batches", "/docs/assets/nope.js", "//"])

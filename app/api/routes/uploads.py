@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.api import problems, schemas
 from app.api.cursors import AFTER_NONE
-from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, Limit, UploadId, page, tagged
+from app.api.dependencies import DEFAULT_LIMIT, BatchId, Context, Ctx, Cursor, Limit, UploadId, identity, page, tagged
 from app.api.idempotency import HEADER, key_in
 from app.api.multipart import MultipartBody, boundary_of
 from app.api.openapi import NOT_MODIFIED, multipart_body, responses
@@ -20,7 +20,6 @@ from app.domain.errors import (
     IdempotencyKeyInFlightError,
     IdempotencyKeyReusedError,
     InvalidHeaderError,
-    NotFoundError,
     QuotaExceededError,
     RequestTooLargeError,
 )
@@ -90,10 +89,7 @@ async def upload_files(ctx: Ctx, request: Request) -> Response:
         if not field:
             ctx.caller.check_target(None)
             return None
-        try:
-            batch_id = UUID(field)
-        except ValueError:
-            raise NotFoundError from None
+        batch_id = identity(field)
         ctx.caller.check_target(batch_id)
         return (await ctx.services.batches.get_open(ctx.owner, batch_id)).id
 
