@@ -1,6 +1,7 @@
 """What comes out on stderr once the logs are configured, in a process of its own."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,26 @@ def test_people_get_text() -> None:
     assert "plain" in text
     assert "theirs: 5" in text
     assert not text.startswith("{")
+
+
+HOSTILE = r"""
+import logging
+import structlog
+from app import logs
+
+logs.configure("info", "console")
+text = "/\x1b]0;owned\x07\x1b[2J\x9b31m\r\b\u202egnp.exe\nfake"
+structlog.get_logger("ours").info("request", path=text)
+logging.getLogger("theirs").warning(text)
+"""
+
+
+def test_what_a_client_wrote_tells_a_terminal_nothing() -> None:
+    command = [sys.executable, "-c", HOSTILE]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60).stderr.decode()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", said)  # its own colours
+    assert all(letter.isprintable() or letter == "\n" for letter in plain), plain
+    assert plain.count("]0;owned") == 2
 
 
 PROGRAM = """
