@@ -27,6 +27,7 @@ class BatchStatus(StrEnum):
 
 
 FINAL_BATCH: Final = frozenset({BatchStatus.COMPLETED, BatchStatus.FAILED, BatchStatus.CANCELLED})
+_NO_UPLOADS: Final = dict.fromkeys(UploadStatus, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,7 @@ def new_batch(
 
 def tally(uploads: Iterable[Upload]) -> Tally:
     """Count rows."""
-    counts = dict.fromkeys(UploadStatus, 0)
+    counts = _NO_UPLOADS.copy()
     total_bytes = received_bytes = 0
     for upload in uploads:
         counts[upload.status] += 1

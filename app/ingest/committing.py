@@ -19,8 +19,10 @@ from app.domain.errors import (
 from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.group import GroupCommit
-from app.ingest.submission import Draft, Submission
+from app.ingest.submission import Draft, Kept, Submission
 
+AT_ONCE: Final = 1000
+"""So many files of one request are submitted at once: each is a submission, and a group of them holds up the loop."""
 _OF_ONE_FILE: Final = (
     BatchClosedError,
     BatchFullError,
@@ -64,7 +66,7 @@ async def commit_each(
 ) -> Committed:
     """Have each file join the batch under its name as its ref, as if it had been put there alone.
 
-    They are committed together wherever the group has room. What keeps one of them from its ref is said of that one,
+    They are committed together, but for more than AT_ONCE. What keeps one of them from its ref is said of that one,
     which makes no upload then, and changes none.
     """
     refusals = [arrival.refusal for arrival in arrivals]
@@ -73,7 +75,7 @@ async def commit_each(
         if arrival.refusal is None:
             arrival.ref = arrival.filename
             submissions.append(Submission(owner, batch_id, [arrival]))
-    answers = iter(await asyncio.gather(*map(group.submit, submissions), return_exceptions=True))
+    answers = iter(await _submit_all(group, submissions))
     known: list[Arrival] = []
     outcomes: list[Upload | Refusal] = []
     batches: list[Batch] = []
@@ -102,6 +104,15 @@ async def commit_each(
         drafted=await asyncio.to_thread(draft, known, outcomes) if draft and outcomes else b"",
         error=error,
     )
+
+
+async def _submit_all(group: GroupCommit, submissions: Sequence[Submission]) -> list[Kept | BaseException]:
+    """Submit them in their order, and return what becomes of each."""
+    answers: list[Kept | BaseException] = []
+    for start in range(0, len(submissions), AT_ONCE):
+        some = submissions[start : start + AT_ONCE]
+        answers += await asyncio.gather(*map(group.submit, some), return_exceptions=True)
+    return answers
 
 
 def _is_taken(arrival: Arrival, outcome: Upload | Refusal) -> bool:

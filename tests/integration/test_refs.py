@@ -10,6 +10,7 @@ import pytest
 from app.domain.errors import NotFoundError, StorageUnavailableError, TruncatedMultipartError
 from app.domain.receiving import NewUpload
 from app.domain.upload import UploadStatus
+from app.ingest.committing import AT_ONCE
 from app.ingest.receive import Receipt
 from app.repositories.receiving import BY_REFS, LOCK_REFS
 from tests.integration.test_foreign_statements import Statements
@@ -54,6 +55,17 @@ async def test_a_thousand_refs_are_looked_up_in_one_statement_and_filled_in_one_
     assert await services.value("SELECT count(DISTINCT xmin::text) FROM uploads WHERE sha256 IS NOT NULL") == 1
     assert receipt.batch
     assert receipt.batch.receiving_uploads == 0
+
+
+async def test_more_files_than_are_submitted_at_once_keep_their_order(services: Services) -> None:
+    count = 2 * AT_ONCE + 100
+    batch = await services.open()
+    contents = [b"%d" % number for number in range(count)]
+    receipt = await services.receive(chunks(multipart(*contents), 1 << 20), batch.id, named=True)
+    assert (receipt.error, receipt.taken) == (None, count)
+    assert [upload.ref for upload in receipt.outcomes] == [str(number) for number in range(count)]
+    assert receipt.batch == await services.batches.get(OWNER, batch.id)
+    assert receipt.batch.total_uploads == count
 
 
 @pytest.mark.parametrize("size", [1000, 64 * 1024])
