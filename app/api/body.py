@@ -50,16 +50,20 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes:
     Until then it is in a temporary file: how many send large ones, and how slowly, costs no memory. Raises
     RequestTooLargeError past `max_bytes`, StorageUnavailableError where there is no room for such a file.
     """
+    try:
+        return await _read(request, max_bytes)
+    except OSError as error:  # at any write to the file, that of its end among them
+        raise StorageUnavailableError from error
+
+
+async def _read(request: Request, max_bytes: int) -> bytes:
     size = 0
     with SpooledTemporaryFile(_AT_ONCE_BYTES) as spool:
         async for chunk in request.stream():
             size += len(chunk)
             if size > max_bytes:
                 raise RequestTooLargeError(f"The body is over {max_bytes} bytes.", max_request_bytes=max_bytes)
-            try:
-                spool.write(chunk)  # to memory or the page cache: no wait
-            except OSError as error:
-                raise StorageUnavailableError from error
+            spool.write(chunk)  # to memory or the page cache: no wait
         turn: AsyncExitStack | None = request.scope.pop(_TURN, None)
         if turn and size > _AT_ONCE_BYTES:
             await turn.enter_async_context(request.app.state.large_bodies)

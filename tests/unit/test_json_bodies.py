@@ -1,11 +1,17 @@
 """How much JSON may hold: what it costs grows with its values, not with its bytes."""
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
+from fastapi import Request
+from starlette.types import Message
 
-from app.api.body import MAX_COMMAS, has_many_values
+from app.api.body import MAX_COMMAS, has_many_values, read_body
 from app.api.schemas import Manifest
+from app.domain.errors import StorageUnavailableError
 from app.domain.limits import MAX_MANIFEST_ENTRIES
 
 NAME = 'a,"b",\\,c'
@@ -31,3 +37,27 @@ def test_more_values_than_any_body_needs_are_too_many(value: bytes) -> None:
 def test_what_is_no_json_takes_no_longer(repeated: bytes) -> None:
     for start in (b"", b'"', b'{"entries":["'):
         has_many_values(start + repeated * ((16 << 20) // len(repeated)))
+
+
+@contextmanager
+def no_file_over(size: int) -> Iterator[None]:
+    """What a full disk does, at a place of our choice."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [66_000, 69_000, 70_000, 71_500])
+async def test_where_there_is_no_room_for_a_body_the_store_is_unavailable(room: int) -> None:
+    """At whichever byte: the last of them are written only when all is read again."""
+    crumbs = [b"x" * 1000] * 72
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": crumbs.pop(), "more_body": bool(crumbs)}
+
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+    with no_file_over(room), pytest.raises(StorageUnavailableError):
+        await read_body(request, max_bytes=1 << 20)
