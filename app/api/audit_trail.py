@@ -1,5 +1,6 @@
 """One line in the audit log for each request that changes something, whatever came of it."""
 
+import asyncio
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ class AuditTrail:
         self._app: Final = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note it when it is over. A status of 0: nobody was left to be answered."""
+        """Pass the request on, and note it when it is over."""
         if scope["type"] != "http" or scope["method"] in _READING:
             await self._app(scope, receive, send)
             return
@@ -38,6 +39,12 @@ class AuditTrail:
 
         try:
             await self._app(scope, receive, noticed)
+        except asyncio.CancelledError:
+            status = status or 503  # which the log of requests answers when the server stops
+            raise
+        except Exception:
+            status = status or 500  # which it answers to a fault
+            raise
         finally:
             operation: Operation | None = scope[OPERATION]
             if operation:
