@@ -1,5 +1,6 @@
 """The bytes of an upload: as an attachment, never as a page (RFC 9110 §14, RFC 6266)."""
 
+import asyncio
 import base64
 import re
 from collections.abc import AsyncIterator
@@ -107,10 +108,22 @@ def disposition(filename: str) -> str:
 
 
 async def _stream(content: Content, start: int, end: int) -> AsyncIterator[bytes]:
+    """Yield the bytes; close them once nobody reads them any more, which may be after the client has gone away."""
+    reading: asyncio.Future[bytes] | None = None
+
+    def close(read: "asyncio.Future[bytes]") -> None:
+        content.close()
+        if not read.cancelled():
+            read.exception()  # of no interest to anybody any more
+
     try:
         while start < end:
-            chunk = await content.read(start, min(_CHUNK, end - start))
+            reading = asyncio.ensure_future(content.read(start, min(_CHUNK, end - start)))
+            chunk = await asyncio.shield(reading)
             start += len(chunk)
             yield chunk
     finally:
-        content.close()
+        if reading is None or reading.done():
+            content.close()
+        else:
+            reading.add_done_callback(close)
