@@ -65,6 +65,11 @@ class Batch:
     updated_at: datetime
     expires_at: datetime | None
 
+    @property
+    def unfinished_uploads(self) -> int:
+        """How many have not come to their end."""
+        return self.receiving_uploads + self.pending_uploads + self.processing_uploads
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -191,7 +196,7 @@ def advance(batch: Batch, delta: Tally, *, now: datetime, seal: bool = False) ->
     """Return the batch one version on: counts moved by `delta`, sealed if asked or if all that was expected is there.
 
     It finishes when it is sealed and every upload is processed: `completed` if anything succeeded or it is empty, else
-    `failed`. A final state stays.
+    `failed`; where some were cancelled and all others are processed, `cancelled`. A final state stays.
     """
     receiving = batch.receiving_uploads + delta.receiving
     pending = batch.pending_uploads + delta.pending
@@ -226,11 +231,21 @@ def advance(batch: Batch, delta: Tally, *, now: datetime, seal: bool = False) ->
 def cancel(batch: Batch, delta: Tally, *, now: datetime) -> Batch:
     """Return the batch cancelled; `delta` moves what was unfinished to `cancelled`.
 
-    Raises BatchClosedError where it is completed or failed.
+    Where it leaves something unfinished, the batch is sealed, and will be cancelled at its end. Raises BatchClosedError
+    where it is completed or failed.
     """
     if batch.status in {BatchStatus.COMPLETED, BatchStatus.FAILED}:
         raise BatchClosedError(f"The batch is {batch.status}; there is nothing to cancel.", batch_status=batch.status)
-    return replace(advance(batch, delta, now=now), status=BatchStatus.CANCELLED, completed_at=now, error_message=None)
+    moved = advance(batch, delta, now=now)
+    if moved.unfinished_uploads:
+        return replace(moved, sealed_at=moved.sealed_at or now)
+    return replace(moved, status=BatchStatus.CANCELLED, completed_at=now, error_message=None)
+
+
+def leave(batch: Batch, left: Tally, *, now: datetime) -> Batch:
+    """Return the batch, which is being deleted, without these uploads, and in the state that it was in."""
+    moved = advance(batch, -left, now=now)
+    return replace(moved, status=batch.status, completed_at=batch.completed_at, error_message=batch.error_message)
 
 
 def progress_percentage(batch: Batch) -> float:
@@ -270,6 +285,8 @@ def _settle(batch: Batch, now: datetime) -> Batch:
             return replace(batch, status=BatchStatus.COMPLETED, completed_at=now)
         message = f"None of the {batch.total_uploads} files succeeded."
         return replace(batch, status=BatchStatus.FAILED, completed_at=now, error_message=message)
+    if batch.sealed_at is not None and batch.cancelled_uploads and not batch.unfinished_uploads:
+        return replace(batch, status=BatchStatus.CANCELLED, completed_at=now)
     if batch.status is BatchStatus.PENDING and batch.total_uploads:
         return replace(batch, status=BatchStatus.PROCESSING)
     return batch

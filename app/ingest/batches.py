@@ -15,6 +15,7 @@ from app.domain.batch import (
     advance,
     cancel,
     check_retry,
+    leave,
     new_batch,
     retry,
 )
@@ -22,22 +23,36 @@ from app.domain.errors import BatchClosedError, NotFoundError
 from app.domain.ids import Clock, Ids
 from app.domain.limits import Limits
 from app.domain.processing_errors import UnknownProcessorError
+from app.domain.upload import UploadStatus
 from app.domain.webhook_url import parse_webhook_url
 from app.jobs import queue
 from app.repositories.unit_of_work import reading, unit_of_work
+
+AT_ONCE: Final = 10_000
+"""Most uploads that one transaction cancels, or lets go: for so long all wait who want their batch."""
+_NIL: Final = UUID(int=0)
+_FIRST: Final = UploadStatus.PENDING.value, _NIL
 
 
 class BatchService:
     """All methods are by owner: another's batch is NotFoundError. All may raise DatabaseUnavailableError."""
 
     def __init__(
-        self, database: Database, limits: Limits, *, processors: frozenset[str], clock: Clock, new_id: Ids
+        self,
+        database: Database,
+        limits: Limits,
+        *,
+        processors: frozenset[str],
+        clock: Clock,
+        new_id: Ids,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._database: Final = database
         self._limits: Final = limits
         self._processors: Final = processors
         self._clock: Final = clock
         self._new_id: Final = new_id
+        self._at_once: Final = at_once
 
     async def open(
         self,
@@ -117,27 +132,35 @@ class BatchService:
     async def cancel(self, owner: UUID, batch_id: UUID) -> Batch:
         """Cancel what is unfinished, and take nothing more. A batch that is cancelled already stays as it is.
 
+        A large one is cancelled in several transactions, and nothing joins it from the first on; where this is cut
+        short, the next call goes on, and without one the batch is cancelled once what is left in it is processed.
         Raises BatchClosedError for one that is completed or failed.
         """
-        async with unit_of_work(self._database) as uow:
-            batch = await uow.batches.lock_owned(batch_id, owner)
-            if batch is None:
-                raise NotFoundError
+        after = _FIRST
+        while True:
+            async with unit_of_work(self._database) as uow:
+                batch = await uow.batches.lock_owned(batch_id, owner)
+                if batch is None:
+                    raise NotFoundError
+                if batch.status is BatchStatus.CANCELLED:
+                    return batch
+                now = self._clock()
+                some = await uow.uploads.cancel(
+                    batch_id, owner, after=after, limit=self._at_once, version=batch.version + 1, now=now
+                )
+                unfinished = Tally(
+                    received_bytes=-some.partial_bytes,
+                    receiving=-some.before.receiving,
+                    pending=-some.before.pending,
+                    processing=-some.before.processing,
+                    cancelled=some.uploads,
+                )
+                batch = cancel(batch, unfinished, now=now)
+                assert some.uploads or after != _FIRST or not batch.unfinished_uploads
+                await uow.batches.save([batch])
             if batch.status is BatchStatus.CANCELLED:
                 return batch
-            dropped = await uow.receiving.drop_bytes(batch_id, owner) if batch.receiving_uploads else 0
-            unfinished = Tally(
-                received_bytes=-dropped,
-                receiving=-batch.receiving_uploads,
-                pending=-batch.pending_uploads,
-                processing=-batch.processing_uploads,
-                cancelled=batch.receiving_uploads + batch.pending_uploads + batch.processing_uploads,
-            )
-            now = self._clock()
-            batch = cancel(batch, unfinished, now=now)
-            await uow.uploads.cancel_all(batch.id, version=batch.version, now=now)
-            await uow.batches.save([batch])
-        return batch
+            after = max(some.last.items()) if some.uploads == self._at_once else _FIRST
 
     async def retry(self, owner: UUID, batch_id: UUID, upload_ids: Sequence[UUID] | None) -> Batch:
         """Process again what failed with its bytes stored: these uploads, or all. Others of the batch stay as they are.
@@ -164,16 +187,27 @@ class BatchService:
     async def delete(self, owner: UUID, batch_id: UUID, *, with_uploads: bool) -> None:
         """Delete a batch; its uploads go on without it, unless they are to go along.
 
-        Those that are not whole yet are cancelled.
+        Those that are not whole yet are cancelled. Many go on in several transactions; where this is cut short, the
+        batch is there with those that have not gone, and the next call goes on.
         """
-        async with unit_of_work(self._database) as uow:
-            batch = await uow.batches.lock_owned(batch_id, owner)
-            if batch is None:
-                raise NotFoundError
-            if with_uploads:
+        if with_uploads:
+            async with unit_of_work(self._database) as uow:
+                batch = await uow.batches.lock_owned(batch_id, owner)
+                if batch is None:
+                    raise NotFoundError
                 await uow.uploads.delete_all(batch_id, owner)
-            else:
+                await uow.batches.delete(batch)
+            return
+        after = _NIL
+        while True:
+            async with unit_of_work(self._database) as uow:
+                batch = await uow.batches.lock_owned(batch_id, owner)
+                if batch is None:
+                    raise NotFoundError
                 now = self._clock()
-                await uow.receiving.cancel_all(batch_id, owner, now=now)
-                await uow.uploads.leave_all(batch_id, now=now)
-            await uow.batches.delete(batch)
+                some = await uow.uploads.leave(batch_id, owner, after=after, limit=self._at_once, now=now)
+                if some.uploads == batch.total_uploads or not (some.uploads or after.int):
+                    await uow.batches.delete(batch)
+                    return
+                await uow.batches.save([leave(batch, some.before, now=now)])
+            after = max(some.last.values()) if some.uploads == self._at_once else _NIL

@@ -143,37 +143,6 @@ HELD: Final[LiteralString] = """
 """
 """A range of one in the order of the index, not an equality: no planner reads a table that holds one thing often."""
 
-DROP_PARTIAL_BYTES: Final[LiteralString] = (
-    """
-    WITH begun AS (
-        SELECT id, status, size_bytes, received_bytes, object_id FROM uploads
-        WHERE batch_id = $1 AND status = 'receiving'
-        FOR NO KEY UPDATE
-    ), dropped AS (
-        UPDATE uploads u SET object_id = NULL, object_offset = NULL, received_bytes = 0
-        FROM begun WHERE u.id = begun.id AND begun.received_bytes > 0
-    )
-    SELECT coalesce(sum(received_bytes), 0)::bigint AS dropped, """
-    + HOLDING
-    + " FROM begun"
-)
-
-CANCEL: Final[LiteralString] = (
-    """
-    WITH begun AS (
-        SELECT id, status, size_bytes, received_bytes, object_id FROM uploads
-        WHERE batch_id = $1 AND status = 'receiving'
-        FOR NO KEY UPDATE
-    ), cancelled AS (
-        UPDATE uploads u SET
-            status = 'cancelled', object_id = NULL, object_offset = NULL, received_bytes = 0, completed_at = $2
-        FROM begun WHERE u.id = begun.id
-    )
-    SELECT """
-    + HOLDING
-    + " FROM begun"
-)
-
 EXPIRED: Final[LiteralString] = """
     SELECT id, batch_id FROM uploads WHERE status = 'receiving' AND expires_at <= $1 ORDER BY expires_at LIMIT $2
 """
@@ -325,26 +294,6 @@ class ReceivingUploads:
             HELD, user_id, [digest for digest, _ in contents], [size for _, size in contents]
         )
         return {row["number"] - 1: (row["object_id"], row["object_offset"]) for row in rows}
-
-    async def drop_bytes(self, batch_id: UUID, user_id: UUID) -> int:
-        """Let go of the bytes of what is `receiving` in a batch of that owner, and return how many.
-
-        The batch is locked by this transaction, which then cancels these uploads.
-        """
-        row = await self._connection.fetchrow(DROP_PARTIAL_BYTES, batch_id)
-        assert row
-        self._usage.move(user_id, -holding_of(row))
-        dropped: int = row["dropped"]
-        return dropped
-
-    async def cancel_all(self, batch_id: UUID, user_id: UUID, *, now: datetime) -> None:
-        """Cancel what is `receiving` in a batch of that owner, which this transaction has locked.
-
-        All of it leaves the batch next.
-        """
-        row = await self._connection.fetchrow(CANCEL, batch_id, now)
-        assert row
-        self._usage.move(user_id, -holding_of(row))
 
     async def list_expired(self, *, now: datetime, limit: int) -> list[tuple[UUID, UUID | None]]:
         """Return uploads that are `receiving` past their time, longest first, each with its batch."""

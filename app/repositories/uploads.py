@@ -1,11 +1,13 @@
 """`uploads`: inserted, read, cancelled and deleted, always behind the lock of their batch. What workers do: work.py."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, LiteralString, TypeAlias
 from uuid import UUID
 
+from app.domain.batch import Tally
 from app.domain.upload import Refusal, Upload, UploadStatus
 from app.repositories.quota_usage import HOLDING, QuotaUsage, holding_of
 
@@ -83,16 +85,57 @@ LIST_CHANGED: Final[LiteralString] = (
     ORDER BY u.batch_version, u.id"""
 )
 
-CANCEL: Final[LiteralString] = """
-    UPDATE uploads SET
-        status = 'cancelled', lease_expires_at = NULL, retry_at = NULL, last_error = NULL, completed_at = $2,
-        updated_at = $2, batch_version = $3
-    WHERE batch_id = $1 AND status IN ('receiving', 'pending', 'processing')
-"""
+CHOSEN: Final[LiteralString] = (
+    """
+    status, count(*) AS uploads, coalesce(sum(size_bytes), 0)::bigint AS total_bytes,
+    coalesce(sum(received_bytes), 0)::bigint AS received_bytes, max(id::text)::uuid AS last, """
+    + HOLDING
+    + " FROM chosen GROUP BY status"
+)
+"""What a portion of uploads was before, a row for each state."""
 
-LEAVE: Final[LiteralString] = """
-    UPDATE uploads SET batch_id = NULL, batch_version = batch_version + 1, updated_at = $2 WHERE batch_id = $1
-"""
+CANCEL: Final[LiteralString] = (
+    """
+    WITH chosen AS (
+        SELECT u.id, u.status, u.size_bytes, u.received_bytes, u.object_id FROM uploads u
+        WHERE (u.batch_id, u.status, u.id) > ($1, $2::text, $3)
+          AND (u.batch_id, u.status, u.id) <= ($1, 'receiving', 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        ORDER BY u.batch_id, u.status, u.id
+        LIMIT $4
+    ), cancelled AS (
+        UPDATE uploads u SET
+            status = 'cancelled', lease_expires_at = NULL, retry_at = NULL, last_error = NULL, completed_at = $5,
+            updated_at = $5, batch_version = $6,
+            object_id = CASE WHEN c.status <> 'receiving' THEN u.object_id END,
+            object_offset = CASE WHEN c.status <> 'receiving' THEN u.object_offset END,
+            received_bytes = CASE WHEN c.status <> 'receiving' THEN u.received_bytes ELSE 0 END
+        FROM chosen c WHERE u.id = c.id AND c.id IS NOT DISTINCT FROM c.id
+    )
+    SELECT """
+    + CHOSEN
+)
+"""In the order of states `pending`, `processing` and `receiving` stand behind all others."""
+
+LEAVE: Final[LiteralString] = (
+    """
+    WITH chosen AS (
+        SELECT u.id, u.status, u.size_bytes, u.received_bytes, u.object_id FROM uploads u
+        WHERE (u.batch_id, u.id) > ($1, $2) AND (u.batch_id, u.id) <= ($1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+        ORDER BY u.batch_id, u.id
+        LIMIT $3
+    ), gone AS (
+        UPDATE uploads u SET
+            batch_id = NULL, batch_version = u.batch_version + 1, updated_at = $4,
+            status = CASE WHEN c.status <> 'receiving' THEN u.status ELSE 'cancelled' END,
+            completed_at = CASE WHEN c.status <> 'receiving' THEN u.completed_at ELSE $4 END,
+            object_id = CASE WHEN c.status <> 'receiving' THEN u.object_id END,
+            object_offset = CASE WHEN c.status <> 'receiving' THEN u.object_offset END,
+            received_bytes = CASE WHEN c.status <> 'receiving' THEN u.received_bytes ELSE 0 END
+        FROM chosen c WHERE u.id = c.id AND c.id IS NOT DISTINCT FROM c.id
+    )
+    SELECT """
+    + CHOSEN
+)
 """The foreign key would let them go as well, but not raise the version, which is the ETag of each."""
 
 DELETE: Final[LiteralString] = (
@@ -108,6 +151,24 @@ DELETE_ALL: Final[LiteralString] = (
     + HOLDING
     + " FROM deleted"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Portion:
+    """Some uploads of a batch that were changed together."""
+
+    before: Tally
+    """What they were."""
+    partial_bytes: int
+    """What was received of those that were `receiving`, and is let go of."""
+    last: Mapping[str, UUID]
+    """The last id of each state that some were in."""
+
+    @property
+    def uploads(self) -> int:
+        """How many."""
+        was = self.before
+        return was.receiving + was.pending + was.processing + was.successful + was.failed + was.cancelled
 
 
 class Uploads:
@@ -173,16 +234,21 @@ class Uploads:
         rows = await self._connection.fetch(LIST_CHANGED, batch_id, user_id, *after, until, limit)
         return [upload_of(row) for row in rows]
 
-    async def cancel_all(self, batch_id: UUID, *, version: int, now: datetime) -> None:
-        """Cancel what is unfinished in a batch that this transaction has locked.
+    async def cancel(
+        self, batch_id: UUID, user_id: UUID, *, after: tuple[str, UUID], limit: int, version: int, now: datetime
+    ) -> Portion:
+        """Cancel up to so many that are unfinished in a batch of that owner, which this transaction has locked.
 
-        What is `receiving` has let go of its bytes before; see `ReceivingUploads.drop_bytes`.
+        In the order of (state, id), from just behind `after` on. What is `receiving` lets go of its bytes.
         """
-        await self._connection.execute(CANCEL, batch_id, now, version)
+        return self._portion(user_id, await self._connection.fetch(CANCEL, batch_id, *after, limit, now, version))
 
-    async def leave_all(self, batch_id: UUID, *, now: datetime) -> None:
-        """Let every upload go on without its batch, which this transaction has locked and deletes."""
-        await self._connection.execute(LEAVE, batch_id, now)
+    async def leave(self, batch_id: UUID, user_id: UUID, *, after: UUID, limit: int, now: datetime) -> Portion:
+        """Let up to so many uploads go on without the batch of that owner, which this transaction has locked.
+
+        In the order of their ids, from just behind `after` on. What is `receiving` is cancelled.
+        """
+        return self._portion(user_id, await self._connection.fetch(LEAVE, batch_id, after, limit, now))
 
     async def delete(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Delete the owner's upload, whose batch this transaction has locked, and return what it was."""
@@ -198,6 +264,25 @@ class Uploads:
         held = await self._connection.fetchrow(DELETE_ALL, batch_id)
         assert held
         self._usage.move(user_id, -holding_of(held))
+
+    def _portion(self, user_id: UUID, rows: "Sequence[asyncpg.Record]") -> Portion:
+        """Read the columns of CHOSEN, a row for each state, and count out what those hold that were `receiving`."""
+        counts: dict[str, int] = {row["status"]: row["uploads"] for row in rows}
+        receiving = next((row for row in rows if row["status"] == UploadStatus.RECEIVING), None)
+        if receiving:
+            self._usage.move(user_id, -holding_of(receiving))
+        before = Tally(
+            counts.get(UploadStatus.RECEIVING, 0),
+            counts.get(UploadStatus.PENDING, 0),
+            counts.get(UploadStatus.PROCESSING, 0),
+            counts.get(UploadStatus.COMPLETED, 0),
+            counts.get(UploadStatus.FAILED, 0),
+            counts.get(UploadStatus.CANCELLED, 0),
+            sum(row["total_bytes"] for row in rows),
+            sum(row["received_bytes"] for row in rows),
+        )
+        partial_bytes = receiving["received_bytes"] if receiving else 0
+        return Portion(before, partial_bytes, {row["status"]: row["last"] for row in rows})
 
 
 def _sparse(values: list[str | None]) -> list[str | None]:

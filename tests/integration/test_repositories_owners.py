@@ -60,8 +60,6 @@ UNBOUND: Final = {
     "receiving.MOVE": OWNED_BEFORE,
     "receiving.ASK": OWNED_BEFORE,
     "receiving.WATCH": OWNED_BEFORE,
-    "receiving.DROP_PARTIAL_BYTES": LOCKED,
-    "receiving.CANCEL": LOCKED,
     "receiving.EXPIRED": SWEEPERS,
     "receiving.DELETE_EXPIRED_PARTS": SWEEPERS,
     "service_keys.GET": WHOLE_SERVICE,

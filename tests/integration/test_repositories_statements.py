@@ -40,6 +40,7 @@ WORKERS_OWN: Final = {
 FRAGMENTS: Final = {
     *(f"{module.__name__}.COLUMNS" for module, _, _ in MAPPED),
     "app.repositories.receiving.MORE",
+    "app.repositories.uploads.CHOSEN",
     "app.repositories.quota_usage.HOLDING",
     "app.repositories.quota_usage.COUNTING",
 }

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, tally
+from app.domain.batch import FINAL_BATCH, Batch, BatchStatus, Tally, admit, advance, cancel, leave, tally
 from app.domain.errors import BatchClosedError, BatchFullError, BoatloadError, TooManyUploadsError
 from app.domain.upload import UploadStatus
 from tests.support.values import NOW, make_batch, make_upload
@@ -103,7 +103,7 @@ def test_a_sealed_batch_finishes_when_all_is_processed(
     assert batch.sealed_at == batch.completed_at == LATER
 
 
-@pytest.mark.parametrize("left", [Tally(receiving=1), Tally(pending=1), Tally(processing=1), Tally(cancelled=1)])
+@pytest.mark.parametrize("left", [Tally(receiving=1), Tally(pending=1), Tally(processing=1)])
 def test_a_sealed_batch_goes_on_while_an_upload_is_not_processed(left: Tally) -> None:
     batch = after(make_batch(), Tally(successful=5), left, seal=True)
     assert batch.sealed_at == LATER
@@ -153,6 +153,21 @@ def test_cancel_moves_what_is_unfinished_and_keeps_what_is_done() -> None:
     assert (cancelled.status, cancelled.completed_at) == (BatchStatus.CANCELLED, LATER)
     assert (cancelled.total_uploads, cancelled.processed_uploads, cancelled.cancelled_uploads) == (15, 9, 6)
     assert cancelled.version == batch.version + 1
+
+
+def test_a_batch_that_is_half_cancelled_takes_nothing_more_and_ends_as_cancelled() -> None:
+    batch = cancel(after(make_batch(), Tally(pending=3)), Tally(pending=-2, cancelled=2), now=LATER)
+    assert (batch.status, batch.completed_at, batch.sealed_at) == (BatchStatus.PROCESSING, None, LATER)
+    ended = after(batch, SUCCEEDED)
+    assert (ended.status, ended.completed_at) == (BatchStatus.CANCELLED, LATER)
+    assert (ended.successful_uploads, ended.cancelled_uploads) == (1, 2)
+
+
+def test_a_batch_that_is_being_deleted_does_not_come_to_its_end_by_that() -> None:
+    batch = after(make_batch(), Tally(pending=2, failed=1), seal=True)
+    left = leave(batch, Tally(pending=2), now=LATER)
+    assert (left.status, left.completed_at, left.error_message) == (BatchStatus.PROCESSING, None, None)
+    assert (left.total_uploads, left.pending_uploads, left.version) == (1, 0, batch.version + 1)
 
 
 @pytest.mark.parametrize("deltas", [[Tally()], [Tally(failed=3)], [Tally(successful=3)]])

@@ -84,10 +84,13 @@ class LifeOfABatch(RuleBasedStateMachine):
         assert self.batch.sealed_at == self.now
 
     @precondition(lambda self: self.batch.status is not BatchStatus.CANCELLED)
-    @rule()
-    def cancel(self) -> None:
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        """Of many, some go before the others."""
+        unfinished = [number for number, upload in self.uploads.items() if upload.status in UNFINISHED]
+        some = data.draw(st.just(set(unfinished)) | st.sets(st.sampled_from(unfinished))) if unfinished else ()
         uploads = {
-            number: upload._replace(status=UploadStatus.CANCELLED) if upload.status in UNFINISHED else upload
+            number: upload._replace(status=UploadStatus.CANCELLED) if number in some else upload
             for number, upload in self.uploads.items()
         }
         delta = tally(uploads.values()) + -tally(self.uploads.values())
@@ -99,7 +102,8 @@ class LifeOfABatch(RuleBasedStateMachine):
         else:
             self.uploads = uploads
             self.changes += 1
-            assert self.batch.status is BatchStatus.CANCELLED
+            assert (self.batch.status is BatchStatus.CANCELLED) == (len(some) == len(unfinished))
+            assert self.batch.sealed_at or len(some) == len(unfinished)
 
     @precondition(lambda self: any(upload.status is UploadStatus.FAILED for upload in self.uploads.values()))
     @rule(data=st.data())
@@ -158,7 +162,7 @@ class LifeOfABatch(RuleBasedStateMachine):
             assert batch.completed_at is not None
         else:
             assert batch.completed_at is None
-            assert batch.sealed_at is None or batch.processed_uploads < batch.total_uploads
+            assert batch.sealed_at is None or batch.unfinished_uploads
         if batch.status in {BatchStatus.COMPLETED, BatchStatus.FAILED}:
             assert batch.sealed_at is not None
 
