@@ -13,6 +13,8 @@ LINGER_SECONDS: Final = 5.0
 """How long what a client still sends is read and dropped."""
 LINGER_BYTES: Final = 16 << 20
 """How much of it."""
+_STATUS: Final = b"HTTP/1."
+_HEAD_END: Final = b"\r\n\r\n"
 
 
 class Lingering:
@@ -34,7 +36,7 @@ class Lingering:
         self._unread: Final = unread
         self._dropped = 0
         self._ending: asyncio.TimerHandle | None = None
-        self.write: Final = transport.write
+        self._head = b""
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever a transport has
         return getattr(self._transport, name)
@@ -43,14 +45,30 @@ class Lingering:
         """Say whether nothing more is to be written."""
         return self._ending is not None or self._transport.is_closing()
 
+    def write(self, data: bytes) -> None:
+        """Write. The head of an answer waits for what follows at once: two writes are two packets, and two wake-ups."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.writelines([head, data])
+        elif data.startswith(_STATUS) and data.endswith(_HEAD_END):
+            self._head = data
+            self._loop.call_soon(self._write_head)
+        else:
+            self._transport.write(data)
+
     def close(self) -> None:
         """Close once what was written is sent: at once, or when the client has read it. A second call waits no more."""
+        self._write_head()
         if self._ending is not None or self._transport.is_closing() or not self._goes_on():
             self.end()
             return
         self._transport.write_eof()
         self._transport.resume_reading()
         self._ending = self._loop.call_later(LINGER_SECONDS, self.end)
+
+    def _write_head(self) -> None:
+        if self._head:
+            self.write(b"")
 
     def drop(self, size: int) -> None:
         """Take note of bytes that nobody wants."""
@@ -60,6 +78,7 @@ class Lingering:
 
     def end(self) -> None:
         """Close, and wait for nothing that the client sends."""
+        self._write_head()
         if self._ending is not None:
             self._ending.cancel()
         self._transport.close()

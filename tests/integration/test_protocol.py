@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -287,3 +288,28 @@ async def test_a_message_type_of_its_own_passes() -> None:
 
     await BodyDeadlines(app, seconds=1, bytes_per_second=1, max_bytes=1)({"type": "lifespan"}, nothing, nowhere)
     assert seen == ["lifespan"]
+
+
+async def test_an_answer_of_one_piece_is_sent_as_one() -> None:
+    def ask(port: int) -> list[bytes]:
+        """What the first read of each answer brings, in a thread that waits for nothing else."""
+        with socket.create_connection(("127.0.0.1", port), 10) as client:
+            return [client.recv(4096) for _ in range(200) if client.send(request_head("GET", "/"))]
+
+    async with serving(telling(not_read)) as port:
+        assert all(read.endswith(b'\r\n\r\n"not read"') for read in await asyncio.to_thread(ask, port))
+
+
+async def test_a_head_does_not_wait_for_its_body() -> None:
+    go_on = asyncio.Event()
+
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"body"})
+
+    async with serving(app) as port, connection(port) as (reader, writer), asyncio.timeout(20):
+        writer.write(request_head("GET", "/"))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        go_on.set()
+        assert await reader.readexactly(4) == b"body"
