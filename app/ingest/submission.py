@@ -12,6 +12,8 @@ from app.domain.upload import Refusal, Upload
 from app.ingest.arrival import Arrival
 from app.ingest.keyed import Stretch
 
+Held = dict[tuple[UUID, bytes, int], Place]
+"""Where bytes lie, by their owner, digest and size."""
 Kept = tuple[Batch, list[Upload]]
 Draft = Callable[[Sequence[Arrival], Sequence[Upload | Refusal]], bytes]
 """Writes down what is to be said of files: of their rows, while the database is busy with them and they may still be

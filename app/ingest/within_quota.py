@@ -68,6 +68,10 @@ class LastStandings:
             self._standings.clear()
         self._standings.update(standings)
 
+    def knows(self, owner: UUID) -> bool:
+        """Say whether anything of an owner is known: what it holds is counted."""
+        return owner in self._standings
+
     def have_room(self, wanted: Iterable[tuple[UUID, Sequence[Arrival]]]) -> bool:
         """Say whether there was room for all of it, were all of it new."""
         needs: dict[UUID, Holding] = {}

@@ -75,6 +75,17 @@ def install_sql() -> str:
     return QueryBuilderEnvironment(_SETTINGS).build_install_query()
 
 
+def enqueue_sql() -> str:
+    """Return the statement that adds jobs, as the installed PgQueuer has it; for the migration."""
+    return QueryQueueBuilder(_SETTINGS).build_enqueue_query()
+
+
+def jobs_of(upload_ids: Sequence[UUID], *, job_uploads: int = JOB_UPLOADS) -> list[bytes]:
+    """Return the payloads of the jobs that uploads make, up to `job_uploads` in each; see `Arrivals.keep`."""
+    slices = [upload_ids[start : start + job_uploads] for start in range(0, len(upload_ids), job_uploads)]
+    return [b"".join([upload_id.bytes for upload_id in part]) for part in slices]
+
+
 def upload_ids_in(payload: bytes) -> list[UUID]:
     """Return the uploads that a job is about."""
     return [UUID(bytes=payload[start : start + _ID_BYTES]) for start in range(0, len(payload), _ID_BYTES)]
@@ -87,8 +98,7 @@ async def enqueue(
 
     They are taken in the order they came; `first` goes before all that are not. A job carries up to `job_uploads`.
     """
-    slices = [upload_ids[start : start + job_uploads] for start in range(0, len(upload_ids), job_uploads)]
-    payloads: list[bytes | None] = [b"".join([upload_id.bytes for upload_id in part]) for part in slices]
+    payloads: list[bytes | None] = [*jobs_of(upload_ids, job_uploads=job_uploads)]
     if payloads:
         await _queries(connection).enqueue([_ENTRYPOINT] * len(payloads), payloads, [int(first)] * len(payloads))
 

@@ -68,33 +68,36 @@ LOCK_OWNED: Final[LiteralString] = (
     "SELECT " + COLUMNS + """ FROM upload_batches WHERE id = $1 AND user_id IS NOT DISTINCT FROM $2 FOR UPDATE"""
 )
 
-SAVE: Final[LiteralString] = (
+SET: Final[LiteralString] = """
+    upload_batches b SET
+        status = v.status, total_uploads = v.total_uploads, receiving_uploads = v.receiving_uploads,
+        pending_uploads = v.pending_uploads, processing_uploads = v.processing_uploads,
+        processed_uploads = v.processed_uploads, successful_uploads = v.successful_uploads,
+        failed_uploads = v.failed_uploads, cancelled_uploads = v.cancelled_uploads,
+        total_bytes = v.total_bytes, received_bytes = v.received_bytes, error_message = v.error_message,
+        version = v.version, started_at = v.started_at, sealed_at = v.sealed_at,
+        completed_at = v.completed_at, updated_at = v.updated_at
+    FROM unnest(
+        $1::uuid[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+        $10::int[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
+        $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
+    ) AS v (
+        id, status, total_uploads, receiving_uploads, pending_uploads, processing_uploads, processed_uploads,
+        successful_uploads, failed_uploads, cancelled_uploads, total_bytes, received_bytes, error_message,
+        version, started_at, sealed_at, completed_at, updated_at
+    )
+    WHERE b.id = v.id AND v.id IS NOT DISTINCT FROM v.id
+"""
+"""What is updated where batches are saved; `columns_of` makes its parameters."""
+TOLD: Final[LiteralString] = (
     """
-    WITH saved AS (
-        UPDATE upload_batches b SET
-            status = v.status, total_uploads = v.total_uploads, receiving_uploads = v.receiving_uploads,
-            pending_uploads = v.pending_uploads, processing_uploads = v.processing_uploads,
-            processed_uploads = v.processed_uploads, successful_uploads = v.successful_uploads,
-            failed_uploads = v.failed_uploads, cancelled_uploads = v.cancelled_uploads,
-            total_bytes = v.total_bytes, received_bytes = v.received_bytes, error_message = v.error_message,
-            version = v.version, started_at = v.started_at, sealed_at = v.sealed_at,
-            completed_at = v.completed_at, updated_at = v.updated_at
-        FROM unnest(
-            $1::uuid[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
-            $10::int[], $11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::timestamptz[],
-            $16::timestamptz[], $17::timestamptz[], $18::timestamptz[]
-        ) AS v (
-            id, status, total_uploads, receiving_uploads, pending_uploads, processing_uploads, processed_uploads,
-            successful_uploads, failed_uploads, cancelled_uploads, total_bytes, received_bytes, error_message,
-            version, started_at, sealed_at, completed_at, updated_at
-        )
-        WHERE b.id = v.id AND v.id IS NOT DISTINCT FROM v.id
-        RETURNING b.id, b.version
+    RETURNING b.id, b.version
     )
     SELECT pg_notify('boatload_batches', id::text || ' ' || version::text), """
     + COUNTING
-    + " FROM saved"
 )
+"""The end of what saves batches, but for FROM saved: each is notified of."""
+SAVE: Final[LiteralString] = "WITH saved AS (UPDATE" + SET + TOLD + " FROM saved"
 
 DELETE: Final[LiteralString] = (
     """
@@ -176,30 +179,17 @@ class Batches:
 
         Whoever is to be told that a batch has ended will be, exactly if this transaction commits.
         """
-        if not batches:
-            return
-        self._usage.counting = await self._connection.fetchval(
-            SAVE,
-            [batch.id for batch in batches],
-            [batch.status for batch in batches],
-            [batch.total_uploads for batch in batches],
-            [batch.receiving_uploads for batch in batches],
-            [batch.pending_uploads for batch in batches],
-            [batch.processing_uploads for batch in batches],
-            [batch.processed_uploads for batch in batches],
-            [batch.successful_uploads for batch in batches],
-            [batch.failed_uploads for batch in batches],
-            [batch.cancelled_uploads for batch in batches],
-            [batch.total_bytes for batch in batches],
-            [batch.received_bytes for batch in batches],
-            [batch.error_message for batch in batches],
-            [batch.version for batch in batches],
-            [batch.started_at for batch in batches],
-            [batch.sealed_at for batch in batches],
-            [batch.completed_at for batch in batches],
-            [batch.updated_at for batch in batches],
-            column=1,
-        )
+        if batches:
+            await self.saved(batches, await self._connection.fetch(SAVE, *columns_of(batches)))
+
+    def expect(self, batches: Iterable[Batch]) -> None:
+        """Say how rows are that this transaction has not locked yet, and writes only if they are so."""
+        for batch in batches:
+            self._open.setdefault(batch.id, int(batch.status not in FINAL_BATCH))
+
+    async def saved(self, batches: Sequence[Batch], rows: "Sequence[asyncpg.Record]") -> None:
+        """Draw the conclusions from batches that a statement with TOLD has written, whose `rows` these are."""
+        self._usage.counting = rows[0]["counting"]
         for batch in batches:
             self._count(batch.user_id, batch.id, is_open=batch.status not in FINAL_BATCH)
         await self._outbox.add(batches)
@@ -219,6 +209,30 @@ class Batches:
         self._open[batch_id] = int(is_open)
         if change:
             self._usage.move(owner, Holding(open_batches=change))
+
+
+def columns_of(batches: Sequence[Batch]) -> list[list[object]]:
+    """Return the parameters of SET."""
+    return [
+        [batch.id for batch in batches],
+        [batch.status for batch in batches],
+        [batch.total_uploads for batch in batches],
+        [batch.receiving_uploads for batch in batches],
+        [batch.pending_uploads for batch in batches],
+        [batch.processing_uploads for batch in batches],
+        [batch.processed_uploads for batch in batches],
+        [batch.successful_uploads for batch in batches],
+        [batch.failed_uploads for batch in batches],
+        [batch.cancelled_uploads for batch in batches],
+        [batch.total_bytes for batch in batches],
+        [batch.received_bytes for batch in batches],
+        [batch.error_message for batch in batches],
+        [batch.version for batch in batches],
+        [batch.started_at for batch in batches],
+        [batch.sealed_at for batch in batches],
+        [batch.completed_at for batch in batches],
+        [batch.updated_at for batch in batches],
+    ]
 
 
 def _batch(row: "asyncpg.Record") -> Batch:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 NOBODY: Final = UUID(int=0)
 """Owns nothing. What `quotas` says of it holds for all whom it does not name."""
 
-COUNTING: Final[LiteralString] = """
-    EXISTS (SELECT FROM quota_usage WHERE user_id = '00000000-0000-0000-0000-000000000000') AS counting
+COUNTED: Final[LiteralString] = """
+    EXISTS (SELECT FROM quota_usage WHERE user_id = '00000000-0000-0000-0000-000000000000')
 """
+COUNTING: Final[LiteralString] = COUNTED + " AS counting"
 
 HOLDING: Final[LiteralString] = """
     coalesce(sum(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from app.repositories.api_keys import ApiKeys
+from app.repositories.arrivals import Arrivals
 from app.repositories.batches import Batches
 from app.repositories.idempotency_keys import IdempotencyKeys
 from app.repositories.idempotency_runs import IdempotencyRuns
@@ -35,6 +36,7 @@ class UnitOfWork:
 
     connection: "Connection"
     batches: Batches
+    arrivals: Arrivals
     uploads: Uploads
     work: Work
     attempts: UploadAttempts
@@ -53,9 +55,11 @@ class UnitOfWork:
 
 def _bind(connection: "Connection") -> UnitOfWork:
     usage = QuotaUsage(connection)
+    batches = Batches(connection, usage)
     return UnitOfWork(
         connection=connection,
-        batches=Batches(connection, usage),
+        batches=batches,
+        arrivals=Arrivals(connection, usage, batches),
         uploads=Uploads(connection, usage),
         work=Work(connection),
         attempts=UploadAttempts(connection),

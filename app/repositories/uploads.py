@@ -1,10 +1,10 @@
-"""`uploads`: inserted, read, cancelled and deleted, always behind the lock of their batch. What workers do: work.py."""
+"""`uploads`: read, cancelled and deleted, always behind the lock of their batch. What comes in: arrivals.py."""
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Final, LiteralString, TypeAlias
+from typing import TYPE_CHECKING, Final, LiteralString
 from uuid import UUID
 
 from app.domain.batch import Tally
@@ -16,36 +16,11 @@ if TYPE_CHECKING:
 
     from app.db.pool import Connection
 
-_NIL: Final = UUID(int=0)
-_Kind: TypeAlias = tuple[UUID, UUID, UUID, int, datetime]
-"""What many new rows have in common: INSERT's first parameters."""
-
 COLUMNS: Final[LiteralString] = """
     u.id, u.user_id, u.batch_id, u.ref, u.filename, u.status, u.size_bytes, u.received_bytes, u.content_type,
     u.detected_type, u.sha256, u.width, u.height, u.attempts, u.error, u.metadata, u.object_id, u.object_offset,
     u.batch_version, u.created_at, u.updated_at, u.completed_at, u.thumbnail_object_id, u.thumbnail_offset,
     u.thumbnail_bytes
-"""
-
-INSERT: Final[LiteralString] = """
-    INSERT INTO uploads (
-        id, user_id, batch_id, ref, filename, status, size_bytes, received_bytes, content_type, sha256, error,
-        object_id, object_offset, batch_version, created_at, updated_at, completed_at, queued_at
-    )
-    SELECT
-        v.id, ($1::uuid[])[v.kind], ($2::uuid[])[v.kind], v.ref, v.filename, v.status, v.size_bytes, v.received_bytes,
-        v.content_type, v.sha256, v.error, nullif(($3::uuid[])[v.kind], '00000000-0000-0000-0000-000000000000'),
-        v.object_offset, ($4::bigint[])[v.kind], ($5::timestamptz[])[v.kind], ($5::timestamptz[])[v.kind],
-        CASE WHEN v.status IN ('completed', 'failed', 'cancelled') THEN ($5::timestamptz[])[v.kind] END,
-        CASE WHEN v.status = 'pending' THEN now() END
-    FROM unnest(
-        $6::int[], $7::uuid[], $8::text[], $9::text[], $10::text[], $11::bigint[], $12::bigint[], $13::text[],
-        $14::bytea[], $15::jsonb[], $16::bigint[]
-    ) AS v (kind, id, ref, filename, status, size_bytes, received_bytes, content_type, sha256, error, object_offset)
-"""
-"""Most of a thousand rows are of one kind: what they share is sent once, and each says which kind it is.
-
-Kinds have no nulls and no texts, because only then PostgreSQL finds an element without walking the whole array.
 """
 
 FIND: Final[LiteralString] = (
@@ -178,36 +153,6 @@ class Uploads:
         self._connection: Final = connection
         self._usage: Final = usage
 
-    async def insert(self, uploads: Sequence[Upload]) -> None:
-        """Insert new rows; the batch of each is locked by this transaction.
-
-        Each has a batch; its `updated_at` is its `created_at`, and so is its `completed_at` in a final state.
-        """
-        kinds: dict[_Kind, int] = {}
-        kind_of: list[int] = []
-        number, last = 0, None
-        for upload in uploads:
-            kind = _kind(upload)
-            if kind != last:  # cheap where both hold the same values; hashing ids is not
-                number, last = kinds.setdefault(kind, len(kinds) + 1), kind
-            kind_of.append(number)
-        await self._connection.execute(
-            INSERT,
-            *zip(*kinds, strict=True),
-            kind_of,
-            [upload.id for upload in uploads],
-            _sparse([upload.ref for upload in uploads]),
-            [upload.filename for upload in uploads],
-            [upload.status for upload in uploads],
-            [upload.size_bytes for upload in uploads],
-            [upload.received_bytes for upload in uploads],
-            [upload.content_type for upload in uploads],
-            [upload.sha256 for upload in uploads],
-            [error_json(upload.error) for upload in uploads],
-            [upload.object_offset for upload in uploads],
-        )
-        self._usage.add(uploads)
-
     async def find(self, upload_id: UUID, user_id: UUID) -> Upload | None:
         """Return the owner's upload, or None where there is none of theirs."""
         row = await self._connection.fetchrow(FIND, upload_id, user_id)
@@ -283,16 +228,6 @@ class Uploads:
         )
         partial_bytes = receiving["received_bytes"] if receiving else 0
         return Portion(before, partial_bytes, {row["status"]: row["last"] for row in rows})
-
-
-def _sparse(values: list[str | None]) -> list[str | None]:
-    """Return the values, or none where all are null: `unnest` fills up with nulls, which take long to send."""
-    return values if any(value is not None for value in values) else []
-
-
-def _kind(upload: Upload) -> _Kind:
-    assert upload.batch_id
-    return upload.user_id, upload.batch_id, upload.object_id or _NIL, upload.batch_version, upload.created_at
 
 
 def error_json(error: Refusal | None) -> str | None:

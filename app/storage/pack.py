@@ -20,7 +20,7 @@ class PackWriter:
 
     A pack is left behind, and a new one begun with the next group, once it holds `pack_bytes`, once nothing came for
     `idle_seconds` (see `roll_if_idle`), and after any failure: what lies behind the last sync is then dead bytes, which
-    no row refers to.
+    no row refers to. Until it is left behind, the sweeper keeps away from it.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class PackWriter:
         self._block_bytes: Final = block_bytes
         self._monotonic: Final = monotonic
         self._open: ObjectWriter | None = None
+        self._broken: list[ObjectWriter] = []
         self._last_append = 0.0
 
     def append(self, files: Sequence[Sequence[bytes]]) -> tuple[UUID, list[int]]:
@@ -60,7 +61,7 @@ class PackWriter:
             pack.write([*(piece for pieces in files for piece in pieces), padding])
             pack.sync()
         except (StorageFullError, StorageUnavailableError):
-            pack.close()
+            self._broken.append(pack)  # groups before this one may lie in it whose rows are not committed yet
             raise
         self._open = pack
         self._last_append = self._monotonic()
@@ -73,21 +74,21 @@ class PackWriter:
 
     @property
     def is_full(self) -> bool:
-        """Whether the open pack is to be left behind."""
-        return self._open is not None and self._open.size_bytes >= self._pack_bytes
+        """Whether a pack is to be left behind: the open one, or one that failed."""
+        return bool(self._broken) or (self._open is not None and self._open.size_bytes >= self._pack_bytes)
 
     def roll_if_full(self) -> None:
-        """Leave the pack behind if it is full. To be called when the rows of its last group are committed."""
+        """Leave the pack behind if it is full. To be called when the rows of all groups before are committed."""
         if self.is_full:
             self.close()
 
     def roll_if_idle(self) -> None:
         """Leave the pack behind if nothing came for a while, so that the sweeper may have it."""
-        if self._open and self._monotonic() - self._last_append >= self._idle_seconds:
+        if self._monotonic() - self._last_append >= self._idle_seconds:
             self.close()
 
     def close(self) -> None:
         """Leave the open pack behind. Idempotent; another `append` begins a new one."""
-        if self._open:
-            self._open.close()
-            self._open = None
+        for pack in [*self._broken, *([self._open] if self._open else [])]:
+            pack.close()
+        self._broken, self._open = [], None

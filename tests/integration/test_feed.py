@@ -59,8 +59,8 @@ async def add_uploads(progress: Progress, batch_id: UUID, count: int) -> list[UU
             )
             for _ in range(count)
         ]
-        await uow.uploads.insert(made)
-        await uow.batches.save([advance(batch, tally(made), now=utc_now())])
+        moved = advance(batch, tally(made), now=utc_now())
+        assert await uow.arrivals.keep({batch_id: batch}, [moved], made, [], [], alone=False)
     return [upload.id for upload in made]
 
 

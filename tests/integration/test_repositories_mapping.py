@@ -138,7 +138,6 @@ async def test_an_upload_comes_back_as_it_was_inserted(database: Database) -> No
     refusal = Refusal("file-too-large", ODD)
     async with unit_of_work(database) as uow:
         batch, other = await opened(uow), await opened(uow)
-        await uow.objects.record([(object_id, HUGE * 2)])
         stored = {
             "size_bytes": HUGE,
             "received_bytes": HUGE,
@@ -156,8 +155,11 @@ async def test_an_upload_comes_back_as_it_was_inserted(database: Database) -> No
             upload(batch.id, status=UploadStatus.FAILED, error=refusal, filename="", completed_at=NOW),
             upload(batch.id, status=UploadStatus.CANCELLED, completed_at=NOW),
         ]
-        await uow.uploads.insert(inserted)
+        before = {batch.id: batch, other.id: other}
+        moved = [advance(one, Tally(), now=NOW) for one in before.values()]
+        assert await uow.arrivals.keep(before, moved, inserted, [(object_id, HUGE * 2)], [], alone=False)
     async with reading(database) as uow:
+        assert await uow.objects.existing([object_id]) == {object_id}
         assert [await uow.uploads.find(one.id, one.user_id) for one in inserted] == inserted
         assert await uow.uploads.find(inserted[0].id, STRANGER) is None
         in_batch = [one for one in inserted if one.batch_id == batch.id]
@@ -172,7 +174,6 @@ async def test_claim_and_finish_return_and_leave_what_they_say(database: Databas
     object_id = new_id()
     async with unit_of_work(database) as uow:
         batch = await opened(uow)
-        await uow.objects.record([(object_id, 3)])
         good, bad = (
             upload(
                 batch.id,
@@ -186,8 +187,8 @@ async def test_claim_and_finish_return_and_leave_what_they_say(database: Databas
             )
             for name in ("good", "bad")
         )
-        await uow.uploads.insert([good, bad])
-        await uow.batches.save([advance(batch, Tally(pending=2, total_bytes=6, received_bytes=6), now=NOW)])
+        moved = advance(batch, Tally(pending=2, total_bytes=6, received_bytes=6), now=NOW)
+        assert await uow.arrivals.keep({batch.id: batch}, [moved], [good, bad], [(object_id, 3)], [], alone=True)
         later = NOW + timedelta(seconds=5)
         claimed = await uow.work.claim(
             [good.id, bad.id],

@@ -17,6 +17,7 @@ REVISIONS: Final = (
     "credentials",
     "quotas",
     "idempotency",
+    "enqueue",
 )
 """All, oldest first."""
 

@@ -8,6 +8,7 @@ from uuid import UUID
 from app.jobs import queue
 from app.repositories import (
     api_keys,
+    arrivals,
     batches,
     idempotency_keys,
     idempotency_runs,
@@ -50,8 +51,9 @@ SAVED: Final = (
     [NOW], [None], [NOW],
 )  # fmt: skip
 ADDED: Final = (
-    [OWNER_OF_GROWING], [GROWING], [uid(1, 7)], [9], [NOW], [1] * 100, NEW, [], NAMES, ["pending"] * 100, [100] * 100,
-    [100] * 100, NOTHING, [bytes(32)] * 100, NOTHING, ZEROS,
+    *([GROWING], *SAVED[1:]), [8], [uid(1, 7)], [65_536], [OWNER_OF_GROWING], [GROWING], [uid(1, 7)], [9], [NOW],
+    [1] * 100, NEW, [], NAMES, ["pending"] * 100, [100] * 100, [100] * 100, [], [bytes(32)] * 100, [], ZEROS,
+    [bytes(1600)], True,
 )  # fmt: skip
 DECLARED: Final = (
     OWNER_OF_GROWING, GROWING, 9, NOW, NOW, NEW, NAMES, NAMES, ["pending"] * 100, [100] * 100, [100] * 100, NOTHING,
@@ -299,7 +301,13 @@ HOT: Final[dict[str, Statement]] = {
         250,
     ),
     "save a batch": (batches.SAVE, SAVED, {"upload_batches_pkey", "quota_usage_pkey"}, 20),
-    "add files": (uploads.INSERT, ADDED, set(), 400),
+    "add files": (arrivals.KEEP, ADDED, {"upload_batches_pkey", "quota_usage_pkey"}, 900),
+    "look at files": (
+        arrivals.GLIMPSE,
+        (OWNER_OF_BIG, [number.to_bytes(32) for number in range(100)], [100] * 100, [BIG] * 100, NAMES),
+        {"idx_uploads_stored_bytes", "idx_uploads_batch_ref"},
+        250,
+    ),
     "declare files": (receiving.INSERT, DECLARED, set(), 400),
     "write declared files": (receiving.WRITE, WRITTEN, {"uploads_pkey", "upload_batches_pkey"}, 250),
     "ask a writer to let go": (receiving.ASK, (uid(2, 7), uid(9, 0)), {"uploads_pkey"}, 4),

@@ -187,7 +187,7 @@ async def serving(
     database = await Database.open(dsn, size=pool_size)
     try:
         pack = PackWriter(store, pack_bytes=pack_bytes, new_id=ids)
-        group = GroupCommit(database, pack, limits, clock=clock, new_id=ids)
+        group = GroupCommit(database, database, pack, limits, clock=clock, new_id=ids)
         budget = Budget(buffer_bytes)
         receiver = Receiver(store=store, group=group, budget=budget, limits=limits, new_id=ids)
         own = Sandbox(orders_for(folder, **(orders or {})), processes=2, choices=choices_of(database))
