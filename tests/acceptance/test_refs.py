@@ -60,7 +60,7 @@ def declare(client: httpx.Client, batch: str, *files: File, seal: bool = False, 
 
 
 def various(count: int, *, most: int = 4 * KIB) -> list[File]:
-    return [File(f"d {number % 3}/é{number}.bin", os.urandom(number % most + 1)) for number in range(count)]
+    return [File(f"d {number % 3}/é{number}.bin", os.urandom(number % most + 8)) for number in range(count)]
 
 
 def fresh(name: str, size: int = 16) -> File:
@@ -92,7 +92,8 @@ def test_what_was_declared_is_filled_and_the_same_again_changes_nothing(client: 
     results = answer.json()["results"]
     assert [one["index"] for one in results] == list(range(len(files)))
     assert [one["filename"] for one in results] == [file.filename for file in files]
-    assert slugs(results) == ["stored"] * len(files)
+    told = [slug for slug, file in zip(slugs(results), files, strict=True) if file.size]
+    assert told == ["stored"] * (len(files) - 1), "another test may have stored the empty file before"
     assert [one["upload"]["id"] for one in results] == [one["upload_id"] for one in declared]
     assert [one["upload"]["sha256"] for one in results] == [file.sha256 for file in files]
     assert {one["upload"]["content_type"] for one in results} == {"image/x-declared"}
@@ -233,10 +234,10 @@ def test_a_file_of_which_a_piece_is_there_is_filled_whole(client: httpx.Client, 
     assert isinstance(file.data, bytes)
     begun = client.put(entry["content_url"], content=file.data[:MIB], headers={"upload-offset": "0"})
     assert begun.json()["received_bytes"] == MIB
-    answer = by_ref(client, batch, file, File("beside", b"x"))
+    answer = by_ref(client, batch, file, fresh("beside", 1 << 10))
     assert slugs(answer.json()["results"]) == ["stored", "stored"]
     assert client.get(entry["content_url"]).content == file.data
-    assert client.get(batch).json()["received_bytes"] == 2 * MIB + 1
+    assert client.get(batch).json()["received_bytes"] == 2 * MIB + KIB
 
 
 async def test_many_requests_with_the_same_refs_make_each_upload_once(server: Boatload) -> None:
