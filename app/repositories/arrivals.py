@@ -29,7 +29,7 @@ KEEP: Final[LiteralString] = (
         FOR NO KEY UPDATE OF b
     ), expected AS MATERIALIZED (
         SELECT FROM locked
-        HAVING count(*) = cardinality($1::uuid[]) AND NOT ($39 AND """
+        HAVING count(*) = cardinality($1::uuid[]) AND NOT ($37 AND """
     + COUNTED
     + """)
     ), recorded AS (
@@ -42,24 +42,23 @@ KEEP: Final[LiteralString] = (
             object_id, object_offset, batch_version, created_at, updated_at, completed_at, queued_at
         )
         SELECT
-            v.id, ($22::uuid[])[v.kind], ($23::uuid[])[v.kind], v.ref, v.filename, v.status, v.size_bytes,
-            v.received_bytes, v.content_type, v.sha256, v.error,
+            v.id, ($22::uuid[])[v.kind], ($23::uuid[])[v.kind], v.ref, v.filename,
+            CASE WHEN v.error IS NULL THEN 'pending' ELSE 'failed' END, v.size_bytes, coalesce(v.size_bytes, 0),
+            v.content_type, v.sha256, v.error,
             nullif(($24::uuid[])[v.kind], '00000000-0000-0000-0000-000000000000'), v.object_offset,
             ($25::bigint[])[v.kind], ($26::timestamptz[])[v.kind], ($26::timestamptz[])[v.kind],
-            CASE WHEN v.status IN ('completed', 'failed', 'cancelled') THEN ($26::timestamptz[])[v.kind] END,
-            CASE WHEN v.status = 'pending' THEN now() END
+            CASE WHEN v.error IS NOT NULL THEN ($26::timestamptz[])[v.kind] END,
+            CASE WHEN v.error IS NULL THEN now() END
         FROM expected, unnest(
-            $27::int[], $28::uuid[], $29::text[], $30::text[], $31::text[], $32::bigint[], $33::bigint[], $34::text[],
-            $35::bytea[], $36::jsonb[], $37::bigint[]
-        ) AS v (
-            kind, id, ref, filename, status, size_bytes, received_bytes, content_type, sha256, error, object_offset
-        )
+            $27::int[], $28::uuid[], $29::text[], $30::text[], $31::bigint[], $32::text[], $33::bytea[], $34::jsonb[],
+            $35::bigint[]
+        ) AS v (kind, id, ref, filename, size_bytes, content_type, sha256, error, object_offset)
     ), saved AS (
     UPDATE"""
     + SET
     + " AND EXISTS (SELECT FROM expected)"
     + TOLD
-    + """, (SELECT boatload_queue.enqueue_uploads($38::bytea[])) AS jobs FROM saved"""
+    + """, (SELECT boatload_queue.enqueue_uploads($36::bytea[])) AS jobs FROM saved"""
 )
 """The batches are locked first, and where one is not as expected nothing happens. The row that is saved is the one that
 was locked, however old this statement's snapshot was by then.
@@ -126,11 +125,11 @@ class Arrivals:
     ) -> bool:
         """Write new uploads, how far their objects are durable, their batches as advanced, and jobs; notify of these.
 
-        `before` has each of the batches as it is expected to be, by its version; where one is not, nothing is changed,
-        and False returned; as where it is `alone` in its transaction, but what owners hold is counted: `settle` is to
-        be part of it then. Of an upload `updated_at` is its `created_at`, and so is `completed_at` in a final state. An
-        open pack is recorded again as it grows. Whoever is to be told that a batch has ended will be, exactly if this
-        transaction commits.
+        Each upload is either `pending`, and whole, or `failed`, with an error, and has no bytes; it has changed when it
+        was created, and not since. `before` has each of the batches as it is expected to be, by its version; where one
+        is not, nothing is changed, and False returned; as where it is `alone` in its transaction, but what owners hold
+        is counted: `settle` is to be part of it then. An open pack is recorded again as it grows. Whoever is to be told
+        that a batch has ended will be, exactly if this transaction commits.
         """
         kinds, kind_of = _kinds(uploads)
         self._batches.expect(before[batch.id] for batch in batches)
@@ -145,9 +144,7 @@ class Arrivals:
             [upload.id for upload in uploads],
             _sparse([upload.ref for upload in uploads]),
             [upload.filename for upload in uploads],
-            [upload.status for upload in uploads],
             [upload.size_bytes for upload in uploads],
-            [upload.received_bytes for upload in uploads],
             _sparse([upload.content_type for upload in uploads]),
             [upload.sha256 for upload in uploads],
             _sparse([error_json(upload.error) for upload in uploads]),

@@ -52,7 +52,7 @@ SAVED: Final = (
 )  # fmt: skip
 ADDED: Final = (
     *([GROWING], *SAVED[1:]), [8], [uid(1, 7)], [65_536], [OWNER_OF_GROWING], [GROWING], [uid(1, 7)], [9], [NOW],
-    [1] * 100, NEW, [], NAMES, ["pending"] * 100, [100] * 100, [100] * 100, [], [bytes(32)] * 100, [], ZEROS,
+    [1] * 100, NEW, [], NAMES, [100] * 100, [], [bytes(32)] * 100, [], ZEROS,
     [bytes(1600)], True,
 )  # fmt: skip
 DECLARED: Final = (
