@@ -132,6 +132,7 @@ class Arrivals:
         that a batch has ended will be, exactly if this transaction commits.
         """
         kinds, kind_of = _kinds(uploads)
+        columns: list[Sequence[object]] = [[kind[column] for kind in kinds] for column in range(5)]
         self._batches.expect(before[batch.id] for batch in batches)
         rows = await self._connection.fetch(
             KEEP,
@@ -139,7 +140,7 @@ class Arrivals:
             [before[batch.id].version for batch in batches],
             [object_id for object_id, _ in objects],
             [size for _, size in objects],
-            *(zip(*kinds, strict=True) if kinds else [[]] * 5),
+            *columns,
             kind_of,
             [upload.id for upload in uploads],
             _sparse([upload.ref for upload in uploads]),
