@@ -20,6 +20,16 @@ def hold(scope: Scope) -> bool:
     return not getattr(cycle, "is_half_closed", False)
 
 
+def cut(scope: Scope) -> bool:
+    """End a connection in the middle of its answer, which uvicorn then says nothing of; return whether there is one."""
+    cycle: Any = scope.get(CYCLE)
+    if cycle is None:
+        return False
+    cycle.disconnected = True
+    cycle.transport.abort()
+    return True
+
+
 async def is_gone(receive: Receive) -> None:
     """Return once the client has gone away. The request's body must have been read, or be none."""
     while (await receive())["type"] != "http.disconnect":

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.connection import cut
 from app.api.problems import answer, describe
 
 log: Final = structlog.get_logger("boatload.http")
@@ -55,9 +56,10 @@ class RequestLog:
             await self._app(scope, receive, tagged)
         except asyncio.CancelledError:
             # The server stops, and has waited for this request as long as it was told to.
-            if status:
+            if not status:
+                await answer(STOPPING, {"Connection": "close"})(scope, receive, tagged)
+            elif not cut(scope):
                 raise
-            await answer(STOPPING, {"Connection": "close"})(scope, receive, tagged)
         except Exception:  # nobody behind this knows the request's id, or what a page needs to read an answer
             if status:
                 raise  # uvicorn says so in the log, and cuts the answer short

@@ -134,6 +134,27 @@ async def test_a_request_under_way_is_finished_before_the_server_ends(postgres_s
             assert counts(finished(client, answer.json()["url"])) == (2, 2, 2, 0)
 
 
+async def test_an_answer_that_nobody_reads_is_cut_when_the_server_ends_and_is_no_fault(
+    postgres_servers: Servers,
+) -> None:
+    url = postgres_servers.get("18").create_migrated()
+    with serving(database_url=url, shutdown_seconds=1) as ending:
+        with ending.client() as client:
+            batch = client.post("/v1/batches").headers["location"]
+            content = client.put(f"{batch}/files/big", content=bytes(30 << 20)).json()["content_url"]
+        async with connection(ending.port) as (reader, writer):
+            writer.transport.pause_reading()  # type: ignore[attr-defined]  # it has it
+            writer.write(request_head("GET", content))
+            await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(ending.stop) == -signal.SIGTERM
+            writer.transport.resume_reading()  # type: ignore[attr-defined]  # as above
+            with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+                await read_answer(reader)
+        assert "Cancel 1 running task" in ending.log
+        assert "Traceback" not in ending.log
+        assert '"status":200' in ending.log
+
+
 async def test_hundreds_of_requests_at_once_are_all_answered(server: Boatload) -> None:
     body = multipart(File("a", b"x"))
     async with server.async_client() as api:
