@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tests.acceptance.auth.conftest import OWNER, Guarded
 from tests.support.credentials import bearer, make_key, make_key_row, revoke_key
 from tests.support.server import ROOT
 from tests.support.tus import BODY, VERSION, metadata
-from tests.support.wire import File, Text, following, problem, send
+from tests.support.wire import File, Text, finished, following, problem, send
 
 Json = dict[str, Any]
 _numbers = count()
@@ -141,6 +142,9 @@ def test_a_token_reaches_no_other_operation_and_nothing_of_other_batches(
     others = {"batch_id": other["batch"]["id"], "upload_id": other["results"][0]["upload"]["id"]}
     own = {"batch_id": lent.batch["id"], "upload_id": lent.upload["id"]}
     rest = {"webhook_id": uuid4(), "delivery_id": uuid4(), "path": "x"}
+    finished(lent.owner, other["url"])
+    while lent.owner.get(lent.url).json()["processed_uploads"] < 1:
+        time.sleep(0.05)
     before = lent.owner.get(lent.url).content, lent.owner.get(other["url"]).content
     answers = [ask(lent.client, method, path.format(**(ids | rest))) for ids in (others, own)]
     statuses = [answer.status_code for answer in answers]
