@@ -7,12 +7,14 @@ RateLimit fields: draft-ietf-httpapi-ratelimit-headers-10.
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv6Address, IPv6Network
-from itertools import takewhile
 from typing import Final
 
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import FixedWindowRateLimiter
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,31 +50,12 @@ class Rates:
 @dataclass(frozen=True, slots=True)
 class _Policy:
     name: str
-    most: int
+    item: RateLimitItem
     reads: bool
 
     @property
     def field(self) -> str:
-        return f'"{self.name}";q={self.most};w={WINDOW_SECONDS}'
-
-
-class _Window:
-    """The minute of one caller."""
-
-    __slots__ = ("counted", "ends_at")
-
-    def __init__(self, ends_at: float) -> None:
-        self.ends_at: Final = ends_at
-        self.counted: Final[Counter[str]] = Counter()
-        """By policy."""
-
-    def take(self, policies: Sequence[_Policy]) -> _Policy | None:
-        """Count a request; return the policy by which it is too much, if one is, and count it for none behind that."""
-        for policy in policies:
-            if self.counted[policy.name] == policy.most:
-                return policy
-            self.counted[policy.name] += 1
-        return None
+        return f'"{self.name}";q={self.item.amount};w={WINDOW_SECONDS}'
 
 
 class RateLimits:
@@ -82,18 +65,17 @@ class RateLimits:
     for everybody are not limited. A refusal ends its connection where a body may follow.
     """
 
-    def __init__(self, app: ASGIApp, *, limits: Rates, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, app: ASGIApp, *, limits: Rates, clock: Callable[[], float] = time.time) -> None:
         self._app: Final = app
         self._clock: Final = clock
         self._trust_proxy: Final = limits.trust_proxy
         self._most_bodies: Final = limits.bodies
         self._bodies: Final[Counter[str]] = Counter()
-        self._windows: Final[dict[str, _Window]] = {}
-        """By caller, those that end first before the others."""
+        self._windows: Final = FixedWindowRateLimiter(MemoryStorage())
         self._policies: Final = [
-            _Policy(name, most, reads)
-            for name, most, reads in (("requests", limits.requests, True), ("writes", limits.writes, False))
-            if most is not None
+            _Policy(name, RateLimitItemPerMinute(amount), reads)
+            for name, amount, reads in (("requests", limits.requests, True), ("writes", limits.writes, False))
+            if amount is not None
         ]
 
     @staticmethod
@@ -110,9 +92,8 @@ class RateLimits:
             return
         who = self._who(caller, scope)
         policies = [policy for policy in self._policies if policy.reads or scope["method"] not in _READING]
-        window = self._window(who)
-        over = window.take(policies)
-        fields = self._fields(policies, window)
+        over = next((one for one in policies if not self._windows.hit(one.item, one.name, who)), None)
+        fields = self._fields(policies, who)
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -120,7 +101,7 @@ class RateLimits:
             await send(message)
 
         if over:
-            await self._refuse(over.name, self._seconds_left(window), scope, receive, told)
+            await self._refuse(over.name, self._seconds_left(over, who), scope, receive, told)
         elif self._most_bodies is not None and may_have_body(scope):
             await self._pass_body(who, scope, receive, told)
         else:
@@ -145,25 +126,20 @@ class RateLimits:
         headers = {"Retry-After": str(seconds), "Cache-Control": "no-store"}
         await answer_error(error, **headers)(scope, receive, send)
 
-    def _window(self, who: str) -> _Window:
-        """Return the minute of a caller, a new one where theirs has ended."""
-        now = self._clock()
-        for ended in [name for name, window in takewhile(lambda one: one[1].ends_at <= now, self._windows.items())]:
-            del self._windows[ended]
-        if who not in self._windows:
-            self._windows[who] = _Window(now + WINDOW_SECONDS)
-        return self._windows[who]
-
-    def _fields(self, policies: Sequence[_Policy], window: _Window) -> list[tuple[bytes, bytes]]:
+    def _fields(self, policies: list[_Policy], who: str) -> list[tuple[bytes, bytes]]:
         if not policies:
             return []
-        seconds = self._seconds_left(window)
-        left = (f'"{one.name}";r={one.most - window.counted[one.name]};t={seconds}' for one in policies)
+        left = [self._windows.get_window_stats(policy.item, policy.name, who).remaining for policy in policies]
+        items = (
+            f'"{policy.name}";r={remaining};t={self._seconds_left(policy, who)}'
+            for policy, remaining in zip(policies, left, strict=True)
+        )
         declared = ", ".join(policy.field for policy in policies)
-        return [(b"ratelimit-policy", declared.encode()), (b"ratelimit", ", ".join(left).encode())]
+        return [(b"ratelimit-policy", declared.encode()), (b"ratelimit", ", ".join(items).encode())]
 
-    def _seconds_left(self, window: _Window) -> int:
-        return max(1, math.ceil(window.ends_at - self._clock()))
+    def _seconds_left(self, policy: _Policy, who: str) -> int:
+        reset = self._windows.get_window_stats(policy.item, policy.name, who).reset_time
+        return max(1, math.ceil(reset - self._clock()))
 
     def _who(self, caller: Caller, scope: Scope) -> str:
         if caller.kind is not CredentialKind.NONE:
