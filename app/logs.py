@@ -1,11 +1,13 @@
 """Structured logs: one event a line, JSON for machines, text for a terminal. Never a credential in any of them."""
 
+import asyncio
+import atexit
 import json
 import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, cast
 
 import structlog
 from pydantic_core import PydanticSerializationError, to_json
@@ -46,10 +48,44 @@ def configure(level: str, form: str) -> None:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     structlog.configure(
         processors=[*shared, *render, _as_bytes],
-        logger_factory=structlog.BytesLoggerFactory(sys.stderr.buffer),
+        logger_factory=structlog.BytesLoggerFactory(cast("BinaryIO", Bursts(sys.stderr.buffer))),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+class Bursts:
+    """What loggers see of a binary stream: `write` and `flush`.
+
+    What one turn of an event loop logs is written at its end, at one go: line by line it took a tenth of the time of a
+    small upload. What is logged elsewhere is written at once, with all that waits. A process that is killed loses the
+    lines of its last turn.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream: Final = stream
+        self._lines: list[bytes] = []
+        atexit.register(self._write)
+
+    def write(self, line: bytes) -> None:
+        """Take a line."""
+        self._lines.append(line)
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._write()
+            return
+        if len(self._lines) == 1:
+            loop.call_soon(self._write)
+
+    def flush(self) -> None:
+        """Do nothing: no line waits for longer than it should."""
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            self._stream.write(b"".join(lines))
+            self._stream.flush()
 
 
 def _printable(

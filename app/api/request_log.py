@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import time
+from itertools import count
 from typing import Final
 
 import structlog
@@ -32,6 +33,8 @@ class RequestLog:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app: Final = app
+        self._process: Final = os.urandom(8).hex().encode()
+        self._numbers: Final = count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take the client's `X-Request-Id` where it is fit for a log, else make one."""
@@ -39,7 +42,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == _HEADER), b"")
-        request_id = given if _ACCEPTABLE.fullmatch(given) else os.urandom(16).hex().encode()
+        request_id = given if _ACCEPTABLE.fullmatch(given) else b"%b%016x" % (self._process, next(self._numbers))
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id.decode())
         started = time.perf_counter()

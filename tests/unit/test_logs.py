@@ -1,12 +1,18 @@
 """What comes out on stderr once the logs are configured, in a process of its own."""
 
+import asyncio
+import io
 import json
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from typing_extensions import Buffer
+
+from app import logs
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = r"""
@@ -105,3 +111,57 @@ def test_a_traceback_shows_no_values(form: str) -> None:
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stderr
     assert "It broke." in said
     assert "whsec_s3cret" not in said
+
+
+class Stream(io.BytesIO):
+    """Remembers what it was given at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def write(self, data: Buffer) -> int:
+        self.written.append(bytes(data))
+        return super().write(data)
+
+
+async def test_what_one_turn_logs_is_written_at_its_end() -> None:
+    stream = Stream()
+    bursts = logs.Bursts(stream)
+    for turn in (b"1", b"2"):
+        bursts.write(turn + b"a\n")
+        bursts.write(turn + b"b\n")
+        assert stream.written == [b"1a\n1b\n"][: turn == b"2"]
+        await asyncio.sleep(0)
+    assert stream.written == [b"1a\n1b\n", b"2a\n2b\n"]
+
+
+async def test_a_thread_writes_at_once_and_in_order() -> None:
+    stream = Stream()
+    bursts = logs.Bursts(stream)
+    bursts.write(b"before\n")
+    thread = threading.Thread(target=bursts.write, args=(b"now\n",))
+    thread.start()
+    thread.join()
+    assert stream.written == [b"before\nnow\n"]
+    await asyncio.sleep(0)
+    assert stream.written == [b"before\nnow\n"]
+
+
+def test_the_last_lines_are_written_although_their_loop_has_ended() -> None:
+    script = """
+import asyncio, structlog
+from app import logs
+
+async def main():
+    structlog.get_logger("last").info("the last word")
+    raise SystemExit(3)
+
+logs.configure("info", "json")
+asyncio.run(main())
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 3
+    assert [json.loads(line)["event"] for line in ran.stderr.splitlines()] == ["the last word"]
