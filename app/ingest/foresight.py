@@ -45,12 +45,18 @@ async def look(uow: UnitOfWork, group: Sequence[Submission], joiner: Joiner, rec
         held |= found
         filled = filled or named
     known = await find_known(uow, asked, batches, lock=False) if filled else {}
+    current, old = batches.copy(), set(recalled)
     for submission in asked:
-        try:
-            _check(submission, batches.get(submission.batch_id), known, joiner)
-        except BoatloadError as error:
+        batch_id = submission.batch_id
+        error = _fault(submission, current.get(batch_id), known, joiner)
+        if error and batch_id in old:  # there may be room since
+            old.remove(batch_id)
+            current.pop(batch_id)
+            current |= {batch.id: batch for batch in await uow.batches.list_by_ids([batch_id])}
+            error = _fault(submission, current.get(batch_id), known, joiner)
+        if error:
             refuse([submission], error)
-    return Sight(batches, not known, held)
+    return Sight(batches, not known, held)  # not the current ones: uploads were looked for before those were read
 
 
 async def _glimpse(uow: UnitOfWork, owner: UUID, group: Iterable[Submission], refs: Sequence[Ref]) -> tuple[Held, bool]:
@@ -63,13 +69,18 @@ async def _glimpse(uow: UnitOfWork, owner: UUID, group: Iterable[Submission], re
     return {(owner, *contents[number]): place for number, place in found.items()}, named
 
 
-def _check(submission: Submission, batch: Batch | None, known: Known, joiner: Joiner) -> None:
+def _fault(submission: Submission, batch: Batch | None, known: Known, joiner: Joiner) -> BoatloadError | None:
+    """Return what keeps it from its batch, if anything does."""
     if submission.behind and submission.behind.refusal:
-        raise submission.behind.refusal
-    found = joiner.check(batch, submission.owner, submission.arrivals, known=known)
+        return submission.behind.refusal
+    try:
+        found = joiner.check(batch, submission.owner, submission.arrivals, known=known)
+    except BoatloadError as error:
+        return error
     if found and not found.whole and found.declared_sha256 not in {None, submission.arrivals[0].sha256}:
         # It joins, as one that was refused with its bytes.
         submission.arrivals[0].refusal = Refusal.of(DigestMismatchError())
+    return None
 
 
 async def find_known(
