@@ -64,7 +64,8 @@ class Joiner:
             return _fill(batch, arrivals[0], places[0], found, known=known, now=now)
         uploads = [self._row(batch, arrival, place, now) for arrival, place in zip(arrivals, places, strict=True)]
         if arrivals[0].ref is not None:
-            known[batch.id, arrivals[0].ref] = Receiving(uploads[0], None, False, None, None, batch.status)  # noqa: FBT003
+            made = Receiving(uploads[0], None, False, None, None, batch.status)  # noqa: FBT003
+            known[batch.id, arrivals[0].ref] = known[uploads[0].id] = made
         return Joined(advance(batch, tally(uploads), now=now, seal=seals), uploads, new=uploads)
 
     def check(self, batch: Batch | None, owner: UUID, arrivals: Sequence[Arrival], *, known: Known) -> Receiving | None:

@@ -229,8 +229,8 @@ class Committer:
 
     async def _write(self, uow: UnitOfWork, joint: "_Joint", held: Held, *, alone: bool = False) -> None:
         """Write all of it: in one statement what needs no more. Raises _MovedError, and nothing was written."""
-        uploads = [upload for _, joined in joint.kept for upload in joined.new]
         changed = {upload.id: upload for _, joined in joint.kept for upload in joined.changed}
+        uploads = [changed.pop(upload.id, upload) for _, joined in joint.kept for upload in joined.new]
         if joint.moved:
             to_process = [one.id for one in (*uploads, *changed.values()) if one.status is UploadStatus.PENDING]
             ends, jobs = _ends(joint.kept, held), queue.jobs_of(to_process)

@@ -17,6 +17,7 @@ from app.domain.upload import Refusal
 from app.ingest.arrival import Arrival
 from app.ingest.submission import Kept, Submission
 from app.jobs import queue
+from tests.support.resuming import entry
 from tests.support.services import LIMITS, OWNER, FlakyStore, Services, holding, serving, someone_waiting
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
@@ -152,6 +153,16 @@ async def test_a_limit_that_is_about_to_be_reached_holds(database_url: str, tmp_
         assert await services.counted_wrong() == []
 
 
+async def test_room_that_was_made_a_moment_ago_is_room(database_url: str, tmp_path: Path) -> None:
+    limits = replace(LIMITS, max_files_per_batch=1)
+    async with serving(database_url, tmp_path / "objects", limits=limits) as services:
+        batch = await services.open()
+        for content in (b"one", b"two", b"three"):
+            (upload,) = await services.add(batch, content)
+            await services.uploads.delete(OWNER, upload.id)
+        assert await services.counted_wrong() == []
+
+
 async def test_a_quota_that_is_about_to_be_used_up_keeps_bytes_from_the_pack(
     services: Services, store: Watched
 ) -> None:
@@ -198,6 +209,28 @@ async def test_a_ref_that_another_process_takes_meanwhile_is_taken(
             await late
         assert await services.value("SELECT count(*) FROM uploads") == 2
         assert await services.counted_wrong() == []
+
+
+@pytest.mark.parametrize("quota", [None, Quota(files=2)])
+async def test_a_declared_file_that_is_deleted_meanwhile_fails_no_neighbour(
+    services: Services, store: Watched, quota: Quota | None
+) -> None:
+    batch = await services.open()
+    _, (declared,) = await services.manifests.declare(OWNER, batch.id, [entry("a", 4, of=b"good")])
+    if quota:
+        await services.quotas.set(OWNER, quota)
+    tasks = [submitted(services, batch, content, ref="a") for content in (b"evil", b"good")]
+    tasks += [submitted(services, batch, content) for content in (b"neighbour", b"another")]
+    async with meanwhile(store):
+        await services.uploads.delete(OWNER, declared.upload.id)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+    over = [False, False, False, quota is not None]
+    assert [isinstance(answer, QuotaExceededError) for answer in answers] == over
+    assert [isinstance(answer, tuple) for answer in answers] == [not one for one in over]
+    (good,) = await services.rows("SELECT id, status, completed_at, error FROM uploads WHERE ref = 'a'")
+    assert tuple(good)[1:] == ("pending", None, None)
+    assert await services.content(good["id"]) == b"good"
+    assert await services.counted_wrong() == []
 
 
 async def test_what_is_counted_meanwhile_is_counted(services: Services, store: Watched) -> None:
