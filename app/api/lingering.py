@@ -67,7 +67,7 @@ class Lingering:
         self._ending = self._loop.call_later(LINGER_SECONDS, self.end)
 
     def _write_head(self) -> None:
-        if self._head:
+        if self._head and not self._transport.is_closing():  # uvloop's raises once the client is gone
             self.write(b"")
 
     def drop(self, size: int) -> None:
