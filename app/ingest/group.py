@@ -24,7 +24,7 @@ from app.ingest.foretelling import LastBatches
 from app.ingest.joining import Joiner
 from app.ingest.placing import Placer
 from app.ingest.submission import Kept, Submission, refuse
-from app.ingest.transaction import Committer
+from app.ingest.transaction import Committer, Joint
 from app.storage.pack import PackWriter
 
 log: Final = structlog.get_logger("boatload.ingest")
@@ -46,6 +46,7 @@ class _Placed:
     group: list[Submission]
     marks: set[Mark]
     sight: Sight = field(default_factory=Sight)
+    foreseen: Joint | None = None
 
 
 class GroupCommit:
@@ -156,7 +157,8 @@ class GroupCommit:
             )
             if not self._committer.have_room(_standing(group)):
                 await self._committer.ask(_standing(group))
-            await self._placer.write(_standing(group), placed.sight.held)
+            standing = _standing(group)
+            await self._placer.write(standing, placed.sight.held, meanwhile=lambda: self._foresee(placed, standing))
         except BoatloadError as error:
             refuse(group, error)
         except Exception:  # the loop must survive
@@ -164,6 +166,11 @@ class GroupCommit:
             refuse(group, StorageUnavailableError())
         self._uncommitted.append(placed)
         self._due.set()
+
+    def _foresee(self, placed: _Placed, standing: Sequence[Submission]) -> None:
+        """Work out what a group comes to that will be committed next."""
+        if not self._uncommitted:
+            placed.foreseen = self._committer.foresee(standing, placed.sight)
 
     async def _leave_full_pack(self) -> None:
         """Leave a pack behind that takes no more; all that was placed in it is committed."""
@@ -197,7 +204,8 @@ class GroupCommit:
     async def _commit(self, taken: Sequence[_Placed]) -> None:
         group = [submission for one in taken for submission in one.group]
         try:
-            await self._committer.commit(group, [one.sight for one in taken])
+            foreseen = taken[0].foreseen if len(taken) == 1 else None
+            await self._committer.commit(group, [one.sight for one in taken], foreseen)
         except BoatloadError as error:
             refuse(group, error)
         except Exception:  # the loop must survive

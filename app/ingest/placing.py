@@ -4,13 +4,12 @@ Nothing here is a transaction, so that it may go on while the group before is be
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 from app.db.pool import Database
 from app.domain.batch import Batch
-from app.domain.receiving import Place
 from app.ingest.arrival import Arrival
 from app.ingest.foresight import Sight, look
 from app.ingest.joining import Joiner
@@ -36,34 +35,46 @@ class Placer:
         async with reading(self._database) as uow:
             return await look(uow, group, self._joiner, recalled)
 
-    async def write(self, group: Sequence[Submission], held: Held) -> None:
-        """Have every arrival's bytes durable, those that are not `held` in the open pack, and note where they lie.
+    async def write(
+        self, group: Sequence[Submission], held: Held, *, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
+        """Note where every arrival's bytes lie, and have them durable: those that are not `held` in the open pack.
 
-        Raises StorageFullError or StorageUnavailableError, and then none is.
+        `meanwhile` is called while they are being written. Raises StorageFullError or StorageUnavailableError, and then
+        none is.
         """
-        if any(submission.arrivals for submission in group):
-            async with self._turn:
-                await asyncio.to_thread(self._write, group, held)
+        async with self._turn:
+            small = self._place(group, held)
+            if not small:
+                meanwhile()
+                return
+            writing = asyncio.create_task(asyncio.to_thread(self._pack.append, [one.pieces for one in small]))
+            await asyncio.sleep(0)  # it is begun now
+            try:
+                meanwhile()
+            finally:
+                await writing
 
-    def _write(self, group: Sequence[Submission], held: Held) -> None:
-        placed: dict[tuple[UUID, bytes, int], Place | None] = dict(held)
-        small: list[tuple[tuple[UUID, bytes, int], Arrival]] = []
+    def _place(self, group: Sequence[Submission], held: Held) -> list[Arrival]:
+        """Note where bytes lie, or will; return those files that go into the open pack, in their order there."""
+        placed = dict(held)
+        small: list[Arrival] = []
+        pack_id, offset = self._pack.end
         for submission in group:
+            submission.places = []
             for arrival in submission.arrivals:
                 if arrival.refusal:
+                    submission.places.append(None)
                     continue
                 key = (submission.owner, arrival.sha256, arrival.size_bytes)
                 arrival.duplicate = key in placed
                 if arrival.duplicate:
-                    continue
-                placed[key] = (arrival.writer.object_id, 0) if arrival.writer else None
-                if arrival.writer is None:
-                    small.append((key, arrival))
-        if small:
-            pack_id, offsets = self._pack.append([arrival.pieces for _, arrival in small])
-            placed.update({key: (pack_id, offset) for (key, _), offset in zip(small, offsets, strict=True)})
-        for submission in group:
-            submission.places = [
-                None if one.refusal else placed[submission.owner, one.sha256, one.size_bytes]
-                for one in submission.arrivals
-            ]
+                    pass
+                elif arrival.writer:
+                    placed[key] = (arrival.writer.object_id, 0)
+                else:
+                    placed[key] = (pack_id, offset)
+                    offset += arrival.size_bytes
+                    small.append(arrival)
+                submission.places.append(placed[key])
+        return small

@@ -39,7 +39,7 @@ class _MovedError(Exception):
 
 
 @dataclass(slots=True)
-class _Joint:
+class Joint:
     """What a group comes to."""
 
     before: dict[UUID, Batch]
@@ -91,19 +91,21 @@ class Committer:
             refuse([submission], error)
         self._standings.learn(uow.usage.standings)
 
-    async def commit(self, group: Sequence[Submission], sights: Sequence[Sight]) -> None:
+    async def commit(
+        self, group: Sequence[Submission], sights: Sequence[Sight], foreseen: "Joint | None" = None
+    ) -> None:
         """Commit a group whose bytes are durable, and answer each submission, unless it was refused.
 
-        `sights` are what it was seen to join. Raises DatabaseUnavailableError, after which it is unknown whether they
-        were kept; StorageFullError or StorageUnavailableError where what was held is not there any more, and could not
-        be written.
+        `sights` are what it was seen to join, and `foreseen` what `foresee` made of it. Raises
+        DatabaseUnavailableError, after which it is unknown whether they were kept; StorageFullError or
+        StorageUnavailableError where what was held is not there any more, and could not be written.
         """
         within_quota = False
         held = {content: place for sight in sights for content, place in sight.held.items()}
-        foretold = self._last.foretell(sights)
+        batches = self._last.foretell(sights)
         while waiting := [submission for submission in group if submission.refusal is None]:
-            joint = self._foresee(waiting, foretold) if foretold is not None else None
-            foretold = None
+            joint = self._confirmed(foreseen, waiting, batches) if batches is not None else None
+            batches = None
             try:
                 if joint:
                     await self._commit_foreseen(joint)
@@ -144,28 +146,55 @@ class Committer:
         self._standings.learn(uow.usage.standings)
         self._answer(joint)
 
-    async def _commit_foreseen(self, joint: "_Joint") -> None:
-        """Commit a group that comes to what was foreseen. Raises _MovedError, and nothing was committed."""
-        async with reading(self._database) as uow:
-            await self._write(uow, joint, {}, alone=True)
+    async def _commit_foreseen(self, joint: "Joint") -> None:
+        """Commit a group that comes to what was foreseen, in one statement unless it opens a batch.
+
+        Raises _MovedError, or QuotaExceededError, and nothing was committed.
+        """
+        if opened := {submission.batch_id for submission, _ in joint.kept if submission.opens}:
+            async with unit_of_work(self._database) as uow:
+                for batch_id in opened:
+                    await uow.batches.insert(joint.before[batch_id])
+                await self._write(uow, joint, {})
+            self._standings.learn(uow.usage.standings)
+        else:
+            async with reading(self._database) as uow:
+                await self._write(uow, joint, {}, alone=True)
         self._answer(joint)
 
-    def _answer(self, joint: "_Joint") -> None:
+    def _answer(self, joint: "Joint") -> None:
         self._last.learn(joint.before, joint.moved.values())
         for submission, joined in joint.kept:
             if not submission.kept.done():
                 batch = joint.moved.get(submission.batch_id) or joint.before[submission.batch_id]
                 submission.kept.set_result((batch, joined.uploads))
 
-    def _foresee(self, group: Sequence[Submission], batches: dict[UUID, Batch]) -> "_Joint | None":
-        """Return what the group comes to where its batches are so, if one statement can write that."""
-        if any(one.stretch or one.opens or self._standings.knows(one.owner) for one in group):
+    def foresee(self, group: Sequence[Submission], sight: Sight) -> "Joint | None":
+        """Return what a group comes to as far as can be told; to be given to `commit`, if nothing is refused of it."""
+        batches = self._last.foretell([sight])
+        return self._join_foretold(group, batches) if batches is not None else None
+
+    def _confirmed(
+        self, foreseen: "Joint | None", group: Sequence[Submission], batches: dict[UUID, Batch]
+    ) -> "Joint | None":
+        """Return what was foreseen, or if batches have moved since, what is foreseen now."""
+        if (
+            foreseen
+            and len(foreseen.kept) == len(group)
+            and all(foreseen.before[batch.id].version == batch.version for batch in batches.values())
+        ):
+            return foreseen
+        return self._join_foretold(group, batches)
+
+    def _join_foretold(self, group: Sequence[Submission], batches: dict[UUID, Batch]) -> "Joint | None":
+        """Return what the group comes to where its batches are so, if that is all that must be known."""
+        if any(one.stretch or self._standings.knows(one.owner) for one in group):
             return None
-        joint = self._join_all(group, batches, {}, Allowance({}))
+        joint = self._join_all(group, batches | self._opened(group), {}, Allowance({}))
         ends = any(batch.status in FINAL_BATCH for batch in joint.moved.values())  # somebody may have to be told
         return joint if joint.moved and not joint.refused and not ends else None
 
-    async def _lock(self, uow: UnitOfWork, group: Sequence[Submission], held: Held, *, within_quota: bool) -> "_Joint":
+    async def _lock(self, uow: UnitOfWork, group: Sequence[Submission], held: Held, *, within_quota: bool) -> "Joint":
         """Return what the group comes to, behind the locks of all that it changes or looks at."""
         opened = self._opened(group)
         wanted = {submission.batch_id for submission in group} - opened.keys()
@@ -177,9 +206,9 @@ class Committer:
 
     def _join_all(
         self, group: Sequence[Submission], batches: dict[UUID, Batch], known: Known, allowance: Allowance
-    ) -> "_Joint":
+    ) -> "Joint":
         """Have all join that may."""
-        joint = _Joint(batches)
+        joint = Joint(batches)
         for submission in group:
             batch = joint.moved.get(submission.batch_id) or batches.get(submission.batch_id)
             try:
@@ -227,7 +256,7 @@ class Committer:
             known.update(trial)
         return joined
 
-    async def _write(self, uow: UnitOfWork, joint: "_Joint", held: Held, *, alone: bool = False) -> None:
+    async def _write(self, uow: UnitOfWork, joint: "Joint", held: Held, *, alone: bool = False) -> None:
         """Write all of it: in one statement what needs no more. Raises _MovedError, and nothing was written."""
         changed = {upload.id: upload for _, joined in joint.kept for upload in joined.changed}
         uploads = [changed.pop(upload.id, upload) for _, joined in joint.kept for upload in joined.new]

@@ -41,6 +41,7 @@ class PackWriter:
         self._monotonic: Final = monotonic
         self._open: ObjectWriter | None = None
         self._broken: list[ObjectWriter] = []
+        self._next_id: UUID | None = None
         self._last_append = 0.0
 
     def append(self, files: Sequence[Sequence[bytes]]) -> tuple[UUID, list[int]]:
@@ -49,10 +50,10 @@ class PackWriter:
         Returns the pack and each file's offset in it. Raises StorageFullError or StorageUnavailableError; then none of
         them is in the store as far as anybody may know.
         """
-        pack = self._open or self._store.create(self._new_id(), big=True)
+        pack_id, offset = self.end
+        pack, self._next_id = self._open or self._store.create(pack_id, big=True), None
         self._open = None
         offsets = []
-        offset = pack.size_bytes
         for pieces in files:
             offsets.append(offset)
             offset += sum(map(len, pieces))
@@ -65,7 +66,15 @@ class PackWriter:
             raise
         self._open = pack
         self._last_append = self._monotonic()
-        return pack.object_id, offsets
+        return pack_id, offsets
+
+    @property
+    def end(self) -> tuple[UUID, int]:
+        """Where the next group will begin: the pack, which may not be there yet, and the offset in it."""
+        if self._open:
+            return self._open.object_id, self._open.size_bytes
+        self._next_id = self._next_id or self._new_id()
+        return self._next_id, 0
 
     @property
     def size_bytes(self) -> int:
