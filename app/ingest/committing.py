@@ -62,12 +62,19 @@ async def commit_together(group: GroupCommit, submission: Submission) -> Committ
 
 
 async def commit_each(
-    group: GroupCommit, owner: UUID, batch_id: UUID, arrivals: Sequence[Arrival], draft: Draft | None
+    group: GroupCommit,
+    owner: UUID,
+    batch_id: UUID,
+    arrivals: Sequence[Arrival],
+    draft: Draft | None,
+    *,
+    turn: asyncio.Lock,
 ) -> Committed:
     """Have each file join the batch under its name as its ref, as if it had been put there alone.
 
-    They are committed together, but for more than AT_ONCE. What keeps one of them from its ref is said of that one,
-    which makes no upload then, and changes none.
+    They are committed together, but for more than AT_ONCE. Calls with the same `turn` submit one after the other, so
+    that of two files of one ref the first joins. What keeps one of them from its ref is said of that one, which makes
+    no upload then, and changes none.
     """
     refusals = [arrival.refusal for arrival in arrivals]
     submissions = []
@@ -75,7 +82,7 @@ async def commit_each(
         if arrival.refusal is None:
             arrival.ref = arrival.filename
             submissions.append(Submission(owner, batch_id, [arrival]))
-    answers = iter(await _submit_all(group, submissions))
+    answers = iter(await _submit_all(group, submissions, turn))
     known: list[Arrival] = []
     outcomes: list[Upload | Refusal] = []
     batches: list[Batch] = []
@@ -106,13 +113,18 @@ async def commit_each(
     )
 
 
-async def _submit_all(group: GroupCommit, submissions: Sequence[Submission]) -> list[Kept | BaseException]:
-    """Submit them in their order, and return what becomes of each."""
+async def _submit_all(
+    group: GroupCommit, submissions: Sequence[Submission], turn: asyncio.Lock
+) -> list[Kept | BaseException]:
+    """Submit them in their order, and return what becomes of each; the last of them need no turn to be waited for."""
     answers: list[Kept | BaseException] = []
-    for start in range(0, len(submissions), AT_ONCE):
-        some = submissions[start : start + AT_ONCE]
-        answers += await asyncio.gather(*map(group.submit, some), return_exceptions=True)
-    return answers
+    last: asyncio.Future[list[Kept | BaseException]] | None = None
+    async with turn:
+        for start in range(0, len(submissions), AT_ONCE):
+            answers += await last if last else []
+            some = submissions[start : start + AT_ONCE]
+            last = asyncio.gather(*map(group.submit, some), return_exceptions=True)
+    return answers + (await last if last else [])
 
 
 def _is_taken(arrival: Arrival, outcome: Upload | Refusal) -> bool:

@@ -236,6 +236,7 @@ class _Session:
         self._opens = bool(target.keyed and target.keyed.opened)
         self._last: Submission | None = None
         self._held_bytes = 0
+        self._turn: Final = asyncio.Lock()
         self._submitted: Final[list[asyncio.Task[Committed]]] = []
         self._well = 0
         """So many of them are done, and had no error; they are done in their order."""
@@ -333,7 +334,8 @@ class _Session:
         """Return what commits the files."""
         if self._target.named:
             assert self._batch_id is not None
-            return commit_each(self._group, self._target.owner, self._batch_id, ready, self._target.draft)
+            target = self._target
+            return commit_each(self._group, target.owner, self._batch_id, ready, target.draft, turn=self._turn)
         stretch: Stretch | None = None
         if self._keyed:
             first = ready[0].index if ready else self._reception.files

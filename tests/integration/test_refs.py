@@ -16,7 +16,19 @@ from app.repositories.receiving import BY_REFS, LOCK_REFS
 from tests.integration.test_foreign_statements import Statements
 from tests.integration.test_receive_faults import SecondSyncFails, three_files
 from tests.support.images import picture, stored
-from tests.support.services import MIB, OWNER, FlakyStore, Services, chunks, multipart, pattern, serving
+from tests.support.services import (
+    MIB,
+    OWNER,
+    FlakyStore,
+    Services,
+    chunks,
+    holding,
+    multipart,
+    part,
+    pattern,
+    serving,
+    someone_waiting,
+)
 
 pytestmark = pytest.mark.parametrize("postgres_version", ["18"], indirect=True)
 
@@ -66,6 +78,28 @@ async def test_more_files_than_are_submitted_at_once_keep_their_order(services: 
     assert [upload.ref for upload in receipt.outcomes] == [str(number) for number in range(count)]
     assert receipt.batch == await services.batches.get(OWNER, batch.id)
     assert receipt.batch.total_uploads == count
+
+
+async def test_of_two_files_of_one_ref_the_first_joins_however_many_stand_before_it(services: Services) -> None:
+    batch = await services.open()
+    many = b"".join(part(str(number), b"%d" % number) for number in range(AT_ONCE))
+    second, waiting = part("x", b"second"), asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield many + part("x", b"first") + second[:-20]
+        await waiting.wait()
+        yield second[-20:] + multipart()
+        await asyncio.sleep(0.2)
+
+    async with holding(services.dsn, "SELECT FROM upload_batches FOR UPDATE") as holder:
+        receiving = asyncio.create_task(services.receive(body(), batch.id, named=True))
+        await someone_waiting(holder)
+        waiting.set()
+        await asyncio.sleep(0.5)
+    receipt = await receiving
+    assert (receipt.error, receipt.sent, receipt.taken) == (None, AT_ONCE + 2, AT_ONCE + 1)
+    (upload_id,) = [upload.id for upload in receipt.outcomes if upload.ref == "x"]
+    assert await services.content(upload_id) == b"first"
 
 
 @pytest.mark.parametrize("size", [1000, 64 * 1024])
