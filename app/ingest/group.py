@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 from uuid import UUID
 
@@ -39,14 +40,27 @@ Mark = tuple[UUID, bytes, int] | tuple[UUID, str] | UUID
 """What a group changes that another looks at: an owner's content, a batch's ref, an upload, a batch that it opens."""
 
 
-@dataclass(slots=True)
+@dataclass
 class _Placed:
     """A group whose bytes are durable, to be committed."""
 
     group: list[Submission]
-    marks: set[Mark]
     sight: Sight = field(default_factory=Sight)
     foreseen: Joint | None = None
+
+    @cached_property
+    def marks(self) -> set[Mark]:
+        """What it changes; looked at only where another group comes before it is committed."""
+        marks: set[Mark] = {one.batch_id for one in self.group if one.opens}
+        for submission in self.group:
+            for arrival in submission.arrivals:
+                if arrival.refusal is None:
+                    marks.add((submission.owner, arrival.sha256, arrival.size_bytes))
+                if arrival.ref is not None:
+                    marks.add((submission.batch_id, arrival.ref))
+                if arrival.fills:
+                    marks.add(arrival.fills)
+        return marks
 
 
 class GroupCommit:
@@ -146,7 +160,7 @@ class GroupCommit:
 
     async def _place(self, group: list[Submission]) -> None:
         """Make a group's bytes durable, and have it committed, or refused."""
-        placed = _Placed(group, _marks(group))
+        placed = _Placed(group)
         if self._uncommitted and not self._may_overtake(placed):
             self._settled.clear()
             await self._settled.wait()
@@ -215,19 +229,6 @@ class GroupCommit:
             await asyncio.to_thread(_let_go, group)
         else:
             _let_go(group)  # nothing in it blocks then
-
-
-def _marks(group: Sequence[Submission]) -> set[Mark]:
-    marks: set[Mark] = {one.batch_id for one in group if one.opens}
-    for submission in group:
-        for arrival in submission.arrivals:
-            if arrival.refusal is None:
-                marks.add((submission.owner, arrival.sha256, arrival.size_bytes))
-            if arrival.ref is not None:
-                marks.add((submission.batch_id, arrival.ref))
-            if arrival.fills:
-                marks.add(arrival.fills)
-    return marks
 
 
 def _standing(group: Sequence[Submission]) -> list[Submission]:

@@ -67,14 +67,13 @@ class Placer:
                     submission.places.append(None)
                     continue
                 key = (submission.owner, arrival.sha256, arrival.size_bytes)
-                arrival.duplicate = key in placed
-                if arrival.duplicate:
-                    pass
-                elif arrival.writer:
-                    placed[key] = (arrival.writer.object_id, 0)
-                else:
-                    placed[key] = (pack_id, offset)
+                place = placed.get(key)
+                arrival.duplicate = place is not None
+                if place is None and arrival.writer:
+                    place = placed[key] = (arrival.writer.object_id, 0)
+                elif place is None:
+                    place = placed[key] = (pack_id, offset)
                     offset += arrival.size_bytes
                     small.append(arrival)
-                submission.places.append(placed[key])
+                submission.places.append(place)
         return small
