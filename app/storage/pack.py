@@ -51,7 +51,8 @@ class PackWriter:
         them is in the store as far as anybody may know.
         """
         pack_id, offset = self.end
-        pack, self._next_id = self._open or self._store.create(pack_id, big=True), None
+        self._next_id = None  # of a file that could not be begun the name may be there
+        pack = self._open or self._store.create(pack_id, big=True)
         self._open = None
         offsets = []
         for pieces in files:

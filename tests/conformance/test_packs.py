@@ -161,6 +161,17 @@ def test_a_store_that_makes_no_objects_fails_the_group_and_not_the_next(
     assert read(breaking, pack_id, 4) == b"kept"
 
 
+def test_a_pack_that_was_begun_and_failed_is_not_begun_again(store: Store) -> None:
+    pack = PackWriter(store, pack_bytes=FULL, new_id=new_id)
+    begun, _ = pack.end
+    store.create(begun).close()  # what is left where its lock could not be taken
+    with pytest.raises(StorageUnavailableError):
+        pack.append([[b"one"]])
+    pack_id, _ = pack.append([[b"one"]])
+    assert read(store, pack_id, 3) == b"one"
+    pack.close()
+
+
 def test_a_failed_group_is_synced_only_once(pack: PackWriter, breaking: BreakingStore) -> None:
     breaking.faults["sync"] = StorageUnavailableError()
     for _ in range(3):
