@@ -44,7 +44,8 @@ class Placer:
         none is.
         """
         async with self._turn:
-            small = self._place(group, held)
+            begin = self._pack.end
+            small = self._place(group, held, *begin)
             if not small:
                 meanwhile()
                 return
@@ -53,13 +54,13 @@ class Placer:
             try:
                 meanwhile()
             finally:
-                await writing
+                pack_id, offsets = await writing
+                assert (pack_id, offsets[0]) == begin, "the pack was left behind in between"
 
-    def _place(self, group: Sequence[Submission], held: Held) -> list[Arrival]:
-        """Note where bytes lie, or will; return those files that go into the open pack, in their order there."""
+    def _place(self, group: Sequence[Submission], held: Held, pack_id: UUID, offset: int) -> list[Arrival]:
+        """Note where bytes lie, or will; return the files that go into the pack from that offset on, in order."""
         placed = dict(held)
         small: list[Arrival] = []
-        pack_id, offset = self._pack.end
         for submission in group:
             submission.places = []
             for arrival in submission.arrivals:
