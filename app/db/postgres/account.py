@@ -3,13 +3,17 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
+import psutil
 import structlog
 
 from app.db.postgres.layout import EmbeddedError
@@ -21,6 +25,9 @@ _ENVIRONMENT: Final = {"LC_ALL": "C", "PATH": _SYSTEM_PATH, "TZ": "UTC"}
 """Nothing is inherited: a PGDATA or PGPORT of the operator's shell is about another server."""
 
 _ENTER_EACH: Final = 'for folder in "$@"; do cd "$folder" 2>/dev/null || { printf %s "$folder"; exit 1; }; done'
+
+_END_SECONDS: Final = 5.0
+"""How long what was killed is waited for."""
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
 
@@ -70,9 +77,8 @@ class Account:
             child = self.spawn(command, output)
             try:
                 child.wait()
-            except BaseException:  # an interrupt as well must leave no program behind
-                child.kill()
-                child.wait()
+            except BaseException:  # an interrupt as well must leave no program behind, nor what that has begun
+                _end(child)
                 raise
             output.seek(0)
             return child.returncode, output.read().decode(errors="replace").strip()
@@ -148,3 +154,23 @@ def _add_system_user() -> str:
         return "this system has no useradd"
     flags = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
     return Account(os.geteuid(), os.getegid()).run([program, *flags, _SYSTEM_USER])[1]
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill a program that `spawn` started, and what it has begun in its session; return when they are gone, or soon."""
+    begun: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
+        begun = psutil.Process(child.pid).children(recursive=True)
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    give_up = time.monotonic() + _END_SECONDS
+    while any(map(_is_alive, begun)) and time.monotonic() < give_up:
+        time.sleep(0.01)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

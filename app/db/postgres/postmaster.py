@@ -4,6 +4,8 @@ import re
 import signal
 import tempfile
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import Popen, TimeoutExpired
 from threading import Event
@@ -53,6 +55,19 @@ _STRAGGLERS_GIVE_UP_SECONDS: Final = 30.0
 _REFUSED_FOR_PREDECESSOR: Final = re.compile(r'pre-existing shared memory block|lock file ".*" already exists')
 
 _log: Final[structlog.stdlib.BoundLogger] = structlog.get_logger(__name__)
+
+
+@contextmanager
+def _interrupts_held_back() -> Generator[None]:
+    """Let what unwinds this thread come behind the block: in it a server is started, and must not be lost sight of.
+
+    The server begins with these signals blocked as well, and sets its own mask first of all.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Postmaster:
@@ -116,7 +131,8 @@ class Postmaster:
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop
         self._logged_bytes = {path: path.stat().st_size for path in layout.log_dir.glob("*.log")}
         command: list[str | Path] = [self._cluster.programs.postgres, "-D", layout.pgdata, *options]
-        self._child = self._cluster.account.spawn(command, self._output)
+        with _interrupts_held_back():
+            self._child = self._cluster.account.spawn(command, self._output)
 
     def _wait(self, cancelled: Event) -> bool:
         """Wait for the child; False when it has ended first.
