@@ -33,7 +33,7 @@ WITH counted AS (
         count(*) FILTER (WHERE status = 'failed') AS failed,
         count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
         sum(received_bytes) AS received_bytes
-    FROM uploads WHERE batch_id IS NOT NULL GROUP BY batch_id
+    FROM uploads GROUP BY batch_id
 )
 SELECT b.*, c.* FROM upload_batches b FULL JOIN counted c ON c.batch_id = b.id
 WHERE (b.total_uploads, b.receiving_uploads, b.pending_uploads, b.processing_uploads, b.successful_uploads,
