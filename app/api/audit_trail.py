@@ -42,8 +42,8 @@ class AuditTrail:
         except asyncio.CancelledError:
             status = status or 503  # which the log of requests answers when the server stops
             raise
-        except Exception:
-            status = status or 500  # which it answers to a fault
+        except Exception:  # raised on: what was done is noted whatever came of it
+            status = status or 500  # which the log of requests answers to a fault
             raise
         finally:
             operation: Operation | None = scope[OPERATION]

@@ -69,6 +69,16 @@ CHOSEN: Final[LiteralString] = (
 )
 """What a portion of uploads was before, a row for each state."""
 
+LET_GO: Final[LiteralString] = """
+            object_id = CASE WHEN c.status <> 'receiving' THEN u.object_id END,
+            object_offset = CASE WHEN c.status <> 'receiving' THEN u.object_offset END,
+            received_bytes = CASE WHEN c.status <> 'receiving' THEN u.received_bytes ELSE 0 END
+        FROM chosen c WHERE u.id = c.id AND c.id IS NOT DISTINCT FROM c.id
+    )
+    SELECT
+"""
+"""The end of what changes a portion: what is not whole lets go of its bytes."""
+
 CANCEL: Final[LiteralString] = (
     """
     WITH chosen AS (
@@ -81,12 +91,8 @@ CANCEL: Final[LiteralString] = (
         UPDATE uploads u SET
             status = 'cancelled', lease_expires_at = NULL, retry_at = NULL, last_error = NULL, completed_at = $5,
             updated_at = $5, batch_version = $6,
-            object_id = CASE WHEN c.status <> 'receiving' THEN u.object_id END,
-            object_offset = CASE WHEN c.status <> 'receiving' THEN u.object_offset END,
-            received_bytes = CASE WHEN c.status <> 'receiving' THEN u.received_bytes ELSE 0 END
-        FROM chosen c WHERE u.id = c.id AND c.id IS NOT DISTINCT FROM c.id
-    )
-    SELECT """
+"""
+    + LET_GO
     + CHOSEN
 )
 """In the order of states `pending`, `processing` and `receiving` stand behind all others."""
@@ -103,12 +109,8 @@ LEAVE: Final[LiteralString] = (
             batch_id = NULL, batch_version = u.batch_version + 1, updated_at = $4,
             status = CASE WHEN c.status <> 'receiving' THEN u.status ELSE 'cancelled' END,
             completed_at = CASE WHEN c.status <> 'receiving' THEN u.completed_at ELSE $4 END,
-            object_id = CASE WHEN c.status <> 'receiving' THEN u.object_id END,
-            object_offset = CASE WHEN c.status <> 'receiving' THEN u.object_offset END,
-            received_bytes = CASE WHEN c.status <> 'receiving' THEN u.received_bytes ELSE 0 END
-        FROM chosen c WHERE u.id = c.id AND c.id IS NOT DISTINCT FROM c.id
-    )
-    SELECT """
+"""
+    + LET_GO
     + CHOSEN
 )
 """The foreign key would let them go as well, but not raise the version, which is the ETag of each."""

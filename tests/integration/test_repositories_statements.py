@@ -44,6 +44,7 @@ FRAGMENTS: Final = {
     "app.repositories.quota_usage.HOLDING",
     "app.repositories.quota_usage.COUNTED",
     "app.repositories.quota_usage.COUNTING",
+    "app.repositories.uploads.LET_GO",
     "app.repositories.batches.SET",
     "app.repositories.batches.TOLD",
 }
