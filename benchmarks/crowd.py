@@ -35,8 +35,9 @@ def table(folder: Path, dsn: str, *, rounds: int, seconds: float) -> Iterator[st
 async def _measure(server: Server, rounds: int, seconds: float) -> list[str]:
     body = multipart([("healthy", b"x" * 4096)], field="files", boundary=BOUNDARY)
     batch = post(server.seat.port, "/v1/batches", Body("application/json", (b"{}",), 2), timeout_seconds=10)
+    url = json.loads(batch.body)["url"]
     requests = {
-        "a poll": ("200", _head("GET", json.loads(batch.body)["url"]) + b"\r\n"),
+        "a poll": ("200", _head("GET", url) + b"\r\n"),
         "a file of 4 KiB": ("201", _upload(body)),
     }
     rows = []
@@ -46,7 +47,7 @@ async def _measure(server: Server, rounds: int, seconds: float) -> list[str]:
             for crowd, measured in found.items():
                 async with AsyncExitStack() as stack:
                     if crowd != "quiet":
-                        await _gather(server, stack, trickles=crowd == "trickling")
+                        await _gather(server, stack, url, trickles=crowd == "trickling")
                     p99 = await asyncio.to_thread(_healthy, server, seconds, status, request)
                 if number:  # the first is the warm-up
                     measured.append(p99)
@@ -79,20 +80,24 @@ def _healthy(server: Server, seconds: float, status: str, request: bytes) -> flo
     return float(found["p99"])
 
 
-async def _gather(server: Server, stack: AsyncExitStack, *, trickles: bool) -> None:
-    """Have clients stop in the middle of a body, or go on a byte at a time, until the stack is left."""
-    begun = _upload(multipart([("stalled", bytes(BODY_BYTES))], field="files", boundary=BOUNDARY))[:50_000]
+async def _gather(server: Server, stack: AsyncExitStack, url: str, *, trickles: bool) -> None:
+    """Have clients stop in the middle of a body, or go on a byte at a time, until the stack is left.
 
-    async def hang(writer: asyncio.StreamWriter) -> None:
-        writer.write(begun)
+    One half sends multipart, the other PUT; each is a little or a lot into its file.
+    """
+    whole = _upload(multipart([("stalled", bytes(BODY_BYTES))], field="files", boundary=BOUNDARY))
+
+    async def hang(number: int, writer: asyncio.StreamWriter) -> None:
+        put = _head("PUT", f"{url}/files/{number}") + b"Content-Length: %d\r\n\r\n" % BODY_BYTES + bytes(BODY_BYTES)
+        writer.write((whole, put)[number % 2][: 200_000 if number % 4 > 1 else 50_000])
         while trickles:
             await asyncio.sleep(PAUSE_SECONDS)
             writer.write(b"x")
 
-    for _ in range(CLIENTS):
+    for number in range(CLIENTS):
         _, writer = await asyncio.open_connection(HOST, server.seat.port)
         stack.callback(writer.close)
-        stack.callback(asyncio.create_task(hang(writer)).cancel)
+        stack.callback(asyncio.create_task(hang(number, writer)).cancel)
     await asyncio.sleep(1)
 
 

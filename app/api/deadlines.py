@@ -42,7 +42,10 @@ class BodyDeadlines:
             await send(message)
 
         body = _Body(cycle, receive, self._seconds, self._bytes_per_second, self._max_bytes)
-        await self._app(scope, body.receive, send_on)
+        try:
+            await self._app(scope, body.receive, send_on)
+        finally:
+            body.stop()
 
 
 class _Body:
@@ -55,6 +58,10 @@ class _Body:
         self._bytes_per_second: Final = bytes_per_second
         self._max_bytes: Final = max_bytes
         self._left = seconds
+        self._loop: Final = asyncio.get_running_loop()
+        self._due: float | None = None
+        """When the client will be late, while it is waited for."""
+        self._timer: asyncio.TimerHandle | None = None
         self._asked = False
         self._received = 0
 
@@ -87,16 +94,32 @@ class _Body:
         if size > self._max_bytes:
             raise RequestTooLargeError(f"The body is over {self._max_bytes} bytes.", max_request_bytes=self._max_bytes)
 
+    def stop(self) -> None:
+        """End the clock."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     async def _receive_in_time(self) -> Message:
         """Wait for bytes as long as the client has; then uvicorn is made to say that there are none."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        timer = loop.call_later(max(0, self._left), self._cycle.message_event.set)
+        began = self._loop.time()
+        self._due = began + max(0, self._left)
+        if self._timer is None:  # one that runs rings early at worst: when a client is late only ever moves on
+            self._timer = self._loop.call_at(self._due, self._ring)
         try:
             return await self._receive()
         finally:
-            timer.cancel()
-            self._left -= loop.time() - began
+            self._due = None
+            self._left -= self._loop.time() - began
+
+    def _ring(self) -> None:
+        """Look whether the client is late now. A timer for each wait would cost more than a few bytes do."""
+        self._timer = None
+        if self._due is None:
+            return
+        if self._loop.time() < self._due:
+            self._timer = self._loop.call_at(self._due, self._ring)
+        else:
+            self._cycle.message_event.set()
 
     def _rest(self) -> Message | None:
         """Return what uvicorn still holds when it speaks of the end."""

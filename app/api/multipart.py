@@ -137,6 +137,11 @@ class MultipartBody:
             },
         )
 
+    def can_wait(self, data: bytes) -> bool:
+        """Say whether the next bytes are but more of a part: they may be fed later, together with what ends it."""
+        parser = self._parser
+        return parser.state is MultipartState.PART_DATA and not parser.index and b"\r" not in data
+
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises whatever is wrong with them; nothing may be fed after that."""
         start = 0

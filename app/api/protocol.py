@@ -30,6 +30,8 @@ log: Final = structlog.get_logger("boatload.http")
 _ERROR: Final = "boatload.refusal"
 _CHUNK_BYTES: Final = 16
 """What the frame of a chunk may take beside its bytes."""
+_CRUMBS_BYTES: Final = 4096
+"""So little of a body is not worth a pause."""
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
@@ -170,10 +172,11 @@ class Protocol(HttpToolsProtocol):
         self._overhead -= _CHUNK_BYTES
 
     def on_body(self, body: bytes) -> None:
-        """Take bytes of the body, and no more of them before these are asked for."""
+        """Take bytes of the body, and few more of them before these are asked for."""
         self._overhead -= len(body)
         super().on_body(body)
-        self.flow.pause_reading()
+        if len(self.cycle.body) > _CRUMBS_BYTES:
+            self.flow.pause_reading()
 
     def on_message_complete(self) -> None:
         """End a request."""

@@ -1,12 +1,16 @@
 """Reading a body ahead of whoever parses it, a step at most, within the budget."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final, Self
 
 from app.domain.errors import RequestTooLargeError
 from app.domain.limits import STEP_BYTES
 from app.ingest.budget import Budget
+
+_CRUMB_BYTES: Final = 1024
+_CRUMBS: Final = 64
+"""So many that wait are worth the work."""
 
 
 class Intake:
@@ -16,16 +20,29 @@ class Intake:
     chunk is handed out at once, and steps grow by themselves when the work is slower than the network. The bytes of
     each step are taken from `budget` before they are handed out; whoever took the step gives them back.
 
+    A body that comes in crumbs would have whoever works on it woken for each. `can_wait` says of a chunk whether it may
+    as well be worked on when more has come. It is asked while a step waits, never while one is being worked on.
+
     `body` yields chunks of at most the budget's size, and may raise: what was read before is handed out first.
     """
 
-    def __init__(self, body: AsyncIterator[bytes], *, budget: Budget, max_bytes: int) -> None:
+    def __init__(
+        self,
+        body: AsyncIterator[bytes],
+        *,
+        budget: Budget,
+        max_bytes: int,
+        can_wait: Callable[[bytes], bool] = lambda _: False,
+    ) -> None:
         self._body: Final = body
         self._budget: Final = budget
         self._max_bytes: Final = max_bytes
+        self._can_wait: Final = can_wait
         self._chunks: list[bytes] = []
         self._gathered = 0
         self._starved = False
+        self._is_awaited = False
+        """Whether a step waits, or is about to go on."""
         self._news: Final = asyncio.Event()
         self._room: Final = asyncio.Event()
         self._reading: asyncio.Task[None] | None = None
@@ -61,10 +78,15 @@ class Intake:
         """
         assert self._reading is not None
         while True:
-            await self._news.wait()
+            self._is_awaited = True
+            try:
+                await self._news.wait()
+            finally:
+                self._is_awaited = False
             self._news.clear()
             if self._chunks:
-                chunks, self._chunks, self._gathered = self._chunks, [], 0
+                chunks = [b"".join(self._chunks)] if self._gathered <= _CRUMBS * _CRUMB_BYTES else self._chunks
+                self._chunks, self._gathered = [], 0
                 self._room.set()
                 if self._reading.done() or self._starved:
                     self._news.set()
@@ -86,6 +108,10 @@ class Intake:
         self._starved = True
         self._news.set()
 
+    def _is_patient(self, chunk: bytes) -> bool:
+        is_crumb = len(chunk) <= _CRUMB_BYTES and len(self._chunks) < _CRUMBS
+        return is_crumb and self._is_awaited and self._can_wait(chunk)
+
     async def _read(self) -> None:
         total = 0
         async for chunk in self._body:
@@ -97,7 +123,8 @@ class Intake:
             await self._budget.take(len(chunk))
             self._chunks.append(chunk)
             self._gathered += len(chunk)
-            self._news.set()
+            if not self._is_patient(chunk):
+                self._news.set()
             while self._gathered >= STEP_BYTES:
                 self._room.clear()
                 await self._room.wait()

@@ -164,7 +164,8 @@ class Piece:
         )
         stopped = asyncio.create_task(self._writer.stopped.wait())
         try:
-            async with Intake(_bounded(body, most, error), budget=self._budget, max_bytes=1 << 62) as intake:
+            chunks_of = _bounded(body, most, error)
+            async with Intake(chunks_of, budget=self._budget, max_bytes=1 << 62, can_wait=self._can_wait) as intake:
                 try:
                     while (chunks := await self._step(intake, stopped)) is not None:
                         self._gather(chunks)
@@ -178,6 +179,9 @@ class Piece:
                     raise
         finally:
             stopped.cancel()
+
+    def _can_wait(self, _: bytes) -> bool:
+        return not self._is_late
 
     async def _step(self, intake: Intake, stopped: "asyncio.Task[bool]") -> list[bytes] | None:
         """Return the next step. Raises UploadLockedError where the writer is stopped before it comes."""

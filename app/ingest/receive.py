@@ -33,7 +33,10 @@ _LIGHT_BYTES: Final = 64 * 1024
 
 
 class BodyParser(Protocol):
-    """Turns bytes into calls on a Reception. Both methods block and run in one thread at a time."""
+    """Turns bytes into calls on a Reception. `feed` and `finish` block; all run in one thread at a time."""
+
+    def can_wait(self, data: bytes) -> bool:
+        """Say whether the next bytes are but more of what is being received, so that they may be fed later."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises the BoatloadError that says what is wrong with them."""
@@ -201,9 +204,11 @@ class Receiver:
         reception = Reception(
             store=self._store, limits=self._limits, new_id=self._new_id, hashers=self._hashers, keyed=target.keyed
         )
-        session = _Session(reception, make_parser(reception), self._group, self._budget, target)
+        parser = make_parser(reception)
+        session = _Session(reception, parser, self._group, self._budget, target)
         try:
-            async with Intake(body, budget=self._budget, max_bytes=self._limits.max_request_bytes) as intake:
+            most = self._limits.max_request_bytes
+            async with Intake(body, budget=self._budget, max_bytes=most, can_wait=parser.can_wait) as intake:
                 while True:
                     if intake.idle:
                         await session.commit_whole()

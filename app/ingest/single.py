@@ -192,7 +192,8 @@ class SingleFiles:
             return upload
         digest, size = hashlib.sha256(), 0
         loop = asyncio.get_running_loop()
-        async with Intake(body.chunks, budget=self._budget, max_bytes=self._limits.max_file_bytes) as intake:
+        most = self._limits.max_file_bytes
+        async with Intake(body.chunks, budget=self._budget, max_bytes=most, can_wait=lambda _: True) as intake:
             while (chunks := await intake.step()) is not None:
                 data = b"".join(chunks)
                 size += len(data)
@@ -247,7 +248,7 @@ class SingleFiles:
         )
         held = 0
         try:
-            async with Intake(body.chunks, budget=self._budget, max_bytes=1 << 62) as intake:
+            async with Intake(body.chunks, budget=self._budget, max_bytes=1 << 62, can_wait=lambda _: True) as intake:
                 while (chunks := await intake.step()) is not None:
                     held += sum(map(len, chunks))
                     await in_thread(_feed, assembly, chunks)

@@ -1,8 +1,11 @@
 """The edge by itself: uvicorn with our protocol, around small applications that say what reached them."""
 
 import asyncio
+import gc
 import json
 import socket
+import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -111,6 +114,36 @@ async def test_a_body_that_comes_slowly_but_fast_enough_is_read_to_its_end() -> 
     async with serving(telling(read_all), seconds=4 * SECONDS) as port:
         sizes = await told(port, post(12 * LEAST), *pieces, pause=SECONDS)
     assert sum(sizes) == 12 * LEAST
+
+
+async def test_a_body_that_trickles_too_slowly_breaks_off_when_it_has_had_its_time() -> None:
+    """Each byte wins it a thousandth of a second, and it is a byte in each twentieth."""
+    async with serving(telling(read_all)) as port:
+        began = time.monotonic()
+        assert await told(port, post(1000), *[b"x"] * 100, pause=SECONDS / 20) == "request-timeout"
+        assert SECONDS <= time.monotonic() - began < 4 * SECONDS
+
+
+async def test_a_body_that_stalls_has_the_time_that_it_has_won_and_no_more() -> None:
+    async with serving(telling(read_all)) as port:
+        began = time.monotonic()
+        assert await told(port, post(1000), bytes(LEAST // 2), pause=SECONDS / 2) == "request-timeout"
+        assert 1.4 * SECONDS <= time.monotonic() - began < 10 * SECONDS
+
+
+async def test_a_request_that_is_over_leaves_no_clock_running() -> None:
+    """It would keep the request in memory until it rings."""
+    seen: list[weakref.ref[object]] = []
+
+    async def reading(scope: Scope, receive: Receive) -> list[int]:
+        seen.append(weakref.ref(scope[CYCLE]))
+        return await read_all(scope, receive)
+
+    async with serving(telling(reading), seconds=3600) as port:
+        assert await told(port, post(2, Connection="close"), b"a", b"b", pause=0.1) == [1, 1]
+        async with asyncio.timeout(20):
+            while gc.collect() or seen[0]():
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("framing", [{"Content_Length": 100}, {"Transfer_Encoding": "chunked"}], ids=str)
@@ -241,7 +274,7 @@ async def test_who_never_ends_sending_is_left_in_the_end() -> None:
 
 
 async def test_a_body_that_nobody_asks_for_stays_with_the_client() -> None:
-    """What is read ahead of the application is one read at most, whatever is there."""
+    """What is read ahead of the application is one read at most, and crumbs before it, whatever is there."""
     arrived: list[int] = []
 
     async def late(scope: Scope, receive: Receive) -> int:
@@ -252,7 +285,24 @@ async def test_a_body_that_nobody_asks_for_stays_with_the_client() -> None:
     size = 8 << 20
     async with serving(telling(late)) as port:
         assert await told(port, post(size, Connection="close"), bytes(size)) == size
-    assert arrived[0] <= 256 * 1024
+    assert arrived[0] <= (256 + 4) * 1024
+
+
+async def test_what_is_more_than_crumbs_is_not_added_to_before_it_is_asked_for() -> None:
+    read = asyncio.Event()
+
+    async def late(scope: Scope, receive: Receive) -> list[int]:
+        while not scope[CYCLE].body:
+            await asyncio.sleep(0.01)
+        read.set()
+        await asyncio.sleep(SECONDS / 4)
+        return await read_all(scope, receive)
+
+    async with serving(telling(late)) as port, connection(port) as (reader, writer):
+        writer.write(post(9000) + bytes(6000))
+        await asyncio.wait_for(read.wait(), 20)
+        writer.write(bytes(3000))
+        assert (await read_answer(reader)).json() == [6000, 3000]
 
 
 async def test_connections_are_kept_for_a_while_and_closed_then() -> None:

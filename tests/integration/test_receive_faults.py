@@ -136,6 +136,9 @@ class SlowParser:
     def __init__(self, reception: Reception) -> None:
         self._reception = reception
 
+    def can_wait(self, _data: bytes) -> bool:
+        return False
+
     def feed(self, _data: bytes) -> None:
         for name in (b"one", b"two"):
             self._reception.begin_file(name, None)

@@ -1,10 +1,10 @@
 """Multipart bodies byte by byte, and what becomes of them short of the database."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from app.api.multipart import MultipartBody
 from app.domain.errors import BoatloadError
@@ -94,17 +94,26 @@ def content_of(store: Store, arrival: Arrival) -> bytes | None:
     return content
 
 
+class Feeding(Protocol):
+    """Whatever a body is fed through."""
+
+    def feed(self, data: bytes) -> None: ...
+
+    def finish(self) -> None: ...
+
+
 def take(
     chunks: Iterable[bytes],
     *,
     store: Store,
     hashers: Executor,
     boundary: bytes = BOUNDARY,
+    feeding: Callable[[MultipartBody, Reception], Feeding] = lambda body, _: body,
     **limits: Any,  # noqa: ANN401 - fields of Limits
 ) -> Outcome:
     """Feed a body to its end or its fault, look at what is ready, and give it all up."""
     reception = make_reception(store, hashers, **limits)
-    body = MultipartBody(boundary, reception, max_parts=limits.get("max_parts", LIMITS.max_parts))
+    body = feeding(MultipartBody(boundary, reception, max_parts=limits.get("max_parts", LIMITS.max_parts)), reception)
     code = None
     try:
         for chunk in chunks:

@@ -1,7 +1,7 @@
 """Bodies to be read by an Intake."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from app.ingest.budget import Budget
 from app.ingest.intake import Intake
@@ -26,5 +26,7 @@ class Body:
             raise self.error
 
 
-def intake(body: Body, budget: Budget, *, max_bytes: int = 1 << 40) -> Intake:
-    return Intake(aiter(body), budget=budget, max_bytes=max_bytes)
+def intake(
+    body: Body, budget: Budget, *, max_bytes: int = 1 << 40, can_wait: Callable[[bytes], bool] = lambda _: False
+) -> Intake:
+    return Intake(aiter(body), budget=budget, max_bytes=max_bytes, can_wait=can_wait)

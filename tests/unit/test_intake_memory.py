@@ -26,7 +26,7 @@ async def test_a_shortage_is_told_once_and_the_body_waits_for_it_to_end() -> Non
         assert body.read_bytes == 400
         budget.give(1000)
         await quiet()
-        assert await reading.step() == [bytes(400), bytes(600)]
+        assert await reading.step() == [bytes(1000)]
         assert await reading.step() is None
     assert budget.free_bytes == 0
 

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.api.multipart import MultipartBody
+from app.ingest.receive import Reception
 from app.storage.local import LocalStore
 from tests.support.receiving import BOUNDARY, LIMITS, make_reception, message, part, take
 from tests.unit.conftest import Take
@@ -199,3 +201,55 @@ def test_memory_is_counted_while_a_file_gathers_and_until_it_is_taken(
     assert reception.memory_bytes == 100
     reception.abandon()
     assert reception.memory_bytes == 0
+
+
+class Patient:
+    """A body that is fed as a request's is: bytes that can wait do, until others come, or the end."""
+
+    def __init__(self, body: MultipartBody, reception: Reception) -> None:
+        self.body = body
+        self.reception = reception
+        self.waiting = b""
+
+    def feed(self, data: bytes) -> None:
+        if self.body.can_wait(data):
+            self.waiting += data
+            return
+        self.feed_waiting()
+        self.body.feed(data)
+
+    def finish(self) -> None:
+        self.feed_waiting()
+        self.body.finish()
+
+    def feed_waiting(self) -> None:
+        before = (self.reception.files, len(self.reception.ready), dict(self.reception.fields))
+        self.body.feed(self.waiting)
+        self.waiting = b""
+        assert (self.reception.files, len(self.reception.ready), self.reception.fields) == before
+
+
+@given(body=spoiled(), size=st.integers(1, 5))
+@settings(max_examples=300)
+def test_what_can_wait_ends_nothing_and_comes_to_the_same_later(
+    shared_store: LocalStore, hashers: Executor, body: bytes, size: int
+) -> None:
+    outcome = take([body], store=shared_store, hashers=hashers, pack_file_bytes=PACKED)
+    crumbs = [body[at : at + size] for at in range(0, len(body), size)]
+    patient = take(crumbs, store=shared_store, hashers=hashers, pack_file_bytes=PACKED, feeding=Patient)
+    assert patient == outcome
+
+
+def test_most_of_a_file_can_wait(shared_store: LocalStore, hashers: Executor) -> None:
+    reception = make_reception(shared_store, hashers)
+    body = MultipartBody(BOUNDARY, reception, max_parts=1)
+    begun = message(part(b"content", filename="a")).partition(b"content")[0]
+    assert not body.can_wait(b"content")
+    body.feed(begun)
+    assert body.can_wait(b"content")
+    assert not body.can_wait(b"cont\rent")
+    body.feed(b"cont\r")
+    assert not body.can_wait(b"\n--")
+    body.feed(b"ent")
+    assert body.can_wait(b"content")
+    reception.abandon()
