@@ -12,6 +12,9 @@ from app.api.connection import CYCLE
 from app.domain.errors import RequestTooLargeError
 from app.domain.request_errors import RequestTimeoutError
 
+_TICK_SECONDS: Final = 0.001
+"""uvloop counts in these, and a timer that rings before its time would ring again and again until it has come."""
+
 
 class BodyDeadlines:
     """ASGI middleware around the application, right behind uvicorn.
@@ -104,7 +107,7 @@ class _Body:
         began = self._loop.time()
         self._due = began + max(0, self._left)
         if self._timer is None:  # one that runs rings early at worst: when a client is late only ever moves on
-            self._timer = self._loop.call_at(self._due, self._ring)
+            self._timer = self._loop.call_at(self._due + _TICK_SECONDS, self._ring)
         try:
             return await self._receive()
         finally:
@@ -117,7 +120,7 @@ class _Body:
         if self._due is None:
             return
         if self._loop.time() < self._due:
-            self._timer = self._loop.call_at(self._due, self._ring)
+            self._timer = self._loop.call_at(self._due + _TICK_SECONDS, self._ring)
         else:
             self._cycle.message_event.set()
 

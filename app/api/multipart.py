@@ -138,7 +138,7 @@ class MultipartBody:
         )
 
     def can_wait(self, data: bytes) -> bool:
-        """Say whether the next bytes are but more of a part: they may be fed later, together with what ends it."""
+        """Say whether the next bytes complete nothing: a part goes on, and its delimiter would begin with a CR."""
         parser = self._parser
         return parser.state is MultipartState.PART_DATA and not parser.index and b"\r" not in data
 

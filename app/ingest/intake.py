@@ -21,7 +21,8 @@ class Intake:
     each step are taken from `budget` before they are handed out; whoever took the step gives them back.
 
     A body that comes in crumbs would have whoever works on it woken for each. `can_wait` says of a chunk whether it may
-    as well be worked on when more has come. It is asked while a step waits, never while one is being worked on.
+    as well be worked on when more has come; up to 64 are held back so. It is asked while a step waits, never while one
+    is being worked on.
 
     `body` yields chunks of at most the budget's size, and may raise: what was read before is handed out first.
     """

@@ -36,7 +36,7 @@ class BodyParser(Protocol):
     """Turns bytes into calls on a Reception. `feed` and `finish` block; all run in one thread at a time."""
 
     def can_wait(self, data: bytes) -> bool:
-        """Say whether the next bytes are but more of what is being received, so that they may be fed later."""
+        """Say whether the next bytes complete nothing: they may be fed later, and what is wrong with them told then."""
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes. Raises the BoatloadError that says what is wrong with them."""
@@ -204,11 +204,10 @@ class Receiver:
         reception = Reception(
             store=self._store, limits=self._limits, new_id=self._new_id, hashers=self._hashers, keyed=target.keyed
         )
-        parser = make_parser(reception)
-        session = _Session(reception, parser, self._group, self._budget, target)
+        session = _Session(reception, make_parser(reception), self._group, self._budget, target)
         try:
             most = self._limits.max_request_bytes
-            async with Intake(body, budget=self._budget, max_bytes=most, can_wait=parser.can_wait) as intake:
+            async with Intake(body, budget=self._budget, max_bytes=most, can_wait=session.can_wait) as intake:
                 while True:
                     if intake.idle:
                         await session.commit_whole()
@@ -260,7 +259,7 @@ class _Session:
         elif self._reception.open_objects >= _HOLD_OBJECTS:
             await self._submit()
             await asyncio.wait(self._submitted)
-        while self._well < len(self._submitted) and self._submitted[self._well].done():
+        while self._has_heard:
             if error := self._submitted[self._well].result().error:
                 raise error
             self._well += 1
@@ -271,6 +270,15 @@ class _Session:
                 await in_thread(self._work, chunks)
         finally:
             self._keep(self._reception.memory_bytes)
+
+    def can_wait(self, chunk: bytes) -> bool:
+        """Say whether a chunk only adds to a part, and nothing has been heard that `take` might raise."""
+        return not self._has_heard and self._parser.can_wait(chunk)
+
+    @property
+    def _has_heard(self) -> bool:
+        """Whether it is known what became of another submission."""
+        return self._well < len(self._submitted) and self._submitted[self._well].done()
 
     async def commit_whole(self) -> None:
         """Have what is whole committed, because nothing more is there yet. Raises what keeps it from its batch."""

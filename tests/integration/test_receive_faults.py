@@ -83,6 +83,32 @@ async def test_a_one_shot_of_which_a_part_was_lost_is_not_sealed(database_url: s
         assert (again.batch.sealed_at, again.batch.total_uploads) == (None, 3)
 
 
+async def test_a_body_in_crumbs_ends_soon_after_a_file_of_it_could_not_be_kept(
+    database_url: str, tmp_path: Path
+) -> None:
+    faults = SecondSyncFails()
+    faults.go.set()
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        yield part("a", b"1") + DELIMITER
+        async with asyncio.timeout(20):
+            while faults.count < 1:
+                await asyncio.sleep(0.01)
+        yield part("b", b"2").removeprefix(DELIMITER) + part("c", b"")[:-2]
+        for _ in range(1000):
+            read += 1
+            yield b"x"
+            await asyncio.sleep(0.1)
+
+    async with serving(database_url, tmp_path / "o", store=FlakyStore(tmp_path / "o", faults)) as services:
+        receipt = await services.receive(body(), (await services.open()).id)
+        assert type(receipt.error) is StorageUnavailableError
+        assert [upload.filename for upload in receipt.outcomes] == ["a"]
+        assert read < 64  # so many are handed out whatever they are
+
+
 async def test_a_one_shot_that_is_refused_leaves_no_batch(database_url: str, tmp_path: Path) -> None:
     limits = replace(LIMITS, max_files_per_batch=2)
     async with serving(database_url, tmp_path / "objects", limits=limits) as services:

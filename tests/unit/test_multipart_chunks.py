@@ -63,6 +63,7 @@ BODIES = {
     "whole": WHOLE + b"\r\n",
     "without a last line break": WHOLE,
     "line break first": b"\r\n" + WHOLE + b"\r\n",
+    "batch_id": message(part(b"0192", name="batch_id"), part(b"x", filename="f")),
     "fields": message(part(b"one", name="a"), part(b"x", filename="f"), part(b"\r\ntwo\r\n", name="b")),
     "padding": WHOLE.replace(b"\r\n--the-boundary\r\n", b"\r\n--the-boundary \t\r\n"),
     "much padding": WHOLE.replace(b"\r\n--the-boundary\r\n", b"\r\n--the-boundary" + b" " * 64 + b"\r\n", 1).replace(
@@ -204,17 +205,23 @@ def test_memory_is_counted_while_a_file_gathers_and_until_it_is_taken(
 
 
 class Patient:
-    """A body that is fed as a request's is: bytes that can wait do, until others come, or the end."""
+    """A body that is fed as a request's is: bytes that can wait do, until others come, or the end.
 
-    def __init__(self, body: MultipartBody, reception: Reception) -> None:
+    Either both come in one, as they do there, or one behind the other, to see what those that waited come to.
+    """
+
+    def __init__(self, body: MultipartBody, reception: Reception, *, joined: bool) -> None:
         self.body = body
         self.reception = reception
+        self.joined = joined
         self.waiting = b""
 
     def feed(self, data: bytes) -> None:
         if self.body.can_wait(data):
             self.waiting += data
             return
+        if self.joined:
+            data, self.waiting = self.waiting + data, b""
         self.feed_waiting()
         self.body.feed(data)
 
@@ -229,15 +236,15 @@ class Patient:
         assert (self.reception.files, len(self.reception.ready), self.reception.fields) == before
 
 
-@given(body=spoiled(), size=st.integers(1, 5))
+@given(body=spoiled(), size=st.integers(1, 5), joined=st.booleans())
 @settings(max_examples=300)
 def test_what_can_wait_ends_nothing_and_comes_to_the_same_later(
-    shared_store: LocalStore, hashers: Executor, body: bytes, size: int
+    shared_store: LocalStore, hashers: Executor, body: bytes, size: int, *, joined: bool
 ) -> None:
     outcome = take([body], store=shared_store, hashers=hashers, pack_file_bytes=PACKED)
     crumbs = [body[at : at + size] for at in range(0, len(body), size)]
-    patient = take(crumbs, store=shared_store, hashers=hashers, pack_file_bytes=PACKED, feeding=Patient)
-    assert patient == outcome
+    feeding = partial(Patient, joined=joined)
+    assert take(crumbs, store=shared_store, hashers=hashers, pack_file_bytes=PACKED, feeding=feeding) == outcome
 
 
 def test_most_of_a_file_can_wait(shared_store: LocalStore, hashers: Executor) -> None:
