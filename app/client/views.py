@@ -24,7 +24,7 @@ def choose(*, as_json: bool) -> View:
     if as_json:
         return JsonLines(sys.stdout)
     console = Console()
-    return BarsView(console) if console.is_terminal else Lines(sys.stdout)
+    return BarsView(console) if console.is_interactive else Lines(sys.stdout)
 
 
 def size_of(count: float) -> str:

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from app.client.files import Failure, Skipped
 from app.client.progress import Progress
-from app.client.views import BarsView, JsonLines, Lines, harmless, size_of
+from app.client.views import BarsView, JsonLines, Lines, choose, harmless, size_of
 
 BATCH = {"id": str(uuid4()), "status": "completed", "processed_uploads": 3, "total_uploads": 3, "failed_uploads": 1}
 
@@ -21,6 +21,16 @@ def some() -> Progress:
     progress.arrived_bytes = progress.sent.bytes
     progress.big["folder/big"] = (1_000_000, 3_000_000)
     return progress
+
+
+@pytest.mark.parametrize(("terminal", "view"), [("xterm", BarsView), ("dumb", Lines)])
+def test_bars_are_for_terminals_that_can_move_them(monkeypatch: pytest.MonkeyPatch, terminal: str, view: type) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.delenv("TTY_INTERACTIVE", raising=False)
+    monkeypatch.setenv("TERM", terminal)
+    chosen = choose(as_json=False)
+    chosen.interrupted()
+    assert type(chosen) is view
 
 
 @pytest.mark.parametrize(
@@ -75,7 +85,9 @@ def test_json_is_one_object_a_line_and_done_is_the_last() -> None:
 
 def test_bars_show_each_step_and_the_big_files_under_way() -> None:
     out = io.StringIO()
-    view = BarsView(Console(file=out, force_terminal=True, width=100, color_system=None))
+    environment = {"TERM": "xterm"}  # whatever this runs in
+    console = Console(file=out, force_terminal=True, width=100, color_system=None, _environ=environment)
+    view = BarsView(console)
     progress = some()
     view.moved(progress)
     progress.big.clear()
