@@ -8,7 +8,8 @@ from app.domain.errors import RequestTooLargeError
 from app.domain.limits import STEP_BYTES
 from app.ingest.budget import Budget
 
-_CRUMB_BYTES: Final = 1024
+CRUMB_BYTES: Final = 1024
+"""What is no more than this is less work than to wake somebody for it."""
 _CRUMBS: Final = 64
 """So many that wait are worth the work."""
 
@@ -86,7 +87,7 @@ class Intake:
                 self._is_awaited = False
             self._news.clear()
             if self._chunks:
-                chunks = [b"".join(self._chunks)] if self._gathered <= _CRUMBS * _CRUMB_BYTES else self._chunks
+                chunks = [b"".join(self._chunks)] if self._gathered <= _CRUMBS * CRUMB_BYTES else self._chunks
                 self._chunks, self._gathered = [], 0
                 self._room.set()
                 if self._reading.done() or self._starved:
@@ -110,7 +111,7 @@ class Intake:
         self._news.set()
 
     def _is_patient(self, chunk: bytes) -> bool:
-        is_crumb = len(chunk) <= _CRUMB_BYTES and len(self._chunks) < _CRUMBS
+        is_crumb = len(chunk) <= CRUMB_BYTES and len(self._chunks) < _CRUMBS
         return is_crumb and self._is_awaited and self._can_wait(chunk)
 
     async def _read(self) -> None:

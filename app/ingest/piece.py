@@ -181,6 +181,7 @@ class Piece:
             stopped.cancel()
 
     def _can_wait(self, _: bytes) -> bool:
+        """Say whether what came slowly is not to be synced yet."""
         return not self._is_late
 
     async def _step(self, intake: Intake, stopped: "asyncio.Task[bool]") -> list[bytes] | None:

@@ -17,7 +17,7 @@ from app.ingest.arrival import Arrival, Assembly
 from app.ingest.budget import Budget
 from app.ingest.committing import Committed, commit_each, commit_together
 from app.ingest.group import GroupCommit
-from app.ingest.intake import Intake
+from app.ingest.intake import CRUMB_BYTES, Intake
 from app.ingest.keyed import KeyedRequest, Stretch
 from app.ingest.submission import Draft, Submission
 from app.storage.base import Store
@@ -28,7 +28,6 @@ _HASHERS: Final = 2
 _KNOWN_FIELDS: Final = frozenset({"batch_id"})
 _HOLD_BYTES: Final = 4 * STEP_BYTES
 _HOLD_OBJECTS: Final = 64
-_CRUMB_BYTES: Final = 1024
 _LIGHT_BYTES: Final = 64 * 1024
 
 
@@ -264,7 +263,7 @@ class _Session:
                 raise error
             self._well += 1
         try:
-            if 0 < size <= _CRUMB_BYTES and self._reception.is_light(size):
+            if 0 < size <= CRUMB_BYTES and self._reception.is_light(size):
                 self._work(chunks)  # a thread would take longer to begin; bodies may come byte by byte
             else:
                 await in_thread(self._work, chunks)
